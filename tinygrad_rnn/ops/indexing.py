@@ -1,0 +1,163 @@
+"""Indexing: x[…] with slices, ints, None, … and arrays; take, gather; and scatter_add, its other direction.
+
+Knows where the picked elements lie, so that a cotangent is added back at the same places. Refuses assignment:
+a Tensor is read-only. Below it: primitive, domains.
+
+An index is parted into a static template and the arrays in it, so that an index array can be a value of a
+traced cell. Cotangents of many slices of one array are added into one buffer (`into`), not into many.
+"""
+
+import numpy as np
+
+from ..domains import REALS
+from ..errors import DtypeError, message
+from ..primitive import composite, primitive
+from ..tensor import Tensor
+
+
+class _Place:
+    """Where an index array stands in a template."""
+
+    def __repr__(self):
+        return "□"
+
+
+PLACE = _Place()
+
+
+def _parted(index):
+    """A NumPy index as (template, arrays): arrays, lists and Tensors leave a PLACE behind."""
+    template, arrays = [], []
+    for part in index if type(index) is tuple else (index,):
+        if isinstance(part, (Tensor, np.ndarray, list)) and not (isinstance(part, np.ndarray) and part.ndim == 0 and part.dtype.kind in "iu"):
+            part = part if isinstance(part, Tensor) else np.asarray(part, dtype=None if len(part) else np.intp)
+            if part.dtype.kind not in "iub":
+                raise DtypeError(message("x[index]", "an index array is not of an integer or boolean dtype", {"dtype": part.dtype},
+                                         "Use integers, or a boolean mask."))
+            arrays.append(part)
+            part = PLACE
+        elif isinstance(part, (np.integer, np.ndarray)):
+            part = int(part)
+        template.append(part)
+    return tuple(template), arrays
+
+
+def _filled(index, where):
+    rest = iter(where)
+    return tuple(next(rest) if part is PLACE else part for part in index)
+
+
+def _basic(index):
+    return not any(part is PLACE for part in index)
+
+
+def _getitem_over_time(T, stacked, x, *where, index):
+    if stacked[0] and not any(stacked[1:]) and _basic(index):
+        return getitem(x, *where, index=(slice(None), *index))
+    return None
+
+
+@primitive(domain=REALS, analytic=True, view=True, numpy=False, over_time=_getitem_over_time,
+           sample=lambda rng: [((rng.normal(size=(4, 3)),), {"index": i}) for i in ((1,), (slice(1, 3),), (Ellipsis, 0), (None, slice(None, None, 2)), (slice(None), slice(None, None, -1)))]
+           + [((rng.normal(size=(4, 3)), np.array([2, 0, 2])), {"index": (PLACE,)}), ((rng.normal(size=(4, 3)), np.array([3, 0]), np.array([1, 1])), {"index": (PLACE, PLACE)}),
+              ((rng.normal(size=(4, 3)), rng.normal(size=(4, 3)) > 0), {"index": (PLACE,)})],
+           remedy="Use an index that lies inside the array.",
+           faults=[((np.ones((2, 3)),), {"index": (2,)}, "out of bounds"), ((np.ones(3),), {"index": (0, 0)}, "too many indices")])
+def getitem(x, /, *where, index):
+    """Elements of an array, as `x[index]` in NumPy; `index` is a template in which PLACE stands for the arrays `where`.
+
+    Raises: IndexingError for an index outside x; DtypeError for an index array of floats.
+
+    Gradient: g added at the same places; elements that were picked twice get both.
+
+    Example:
+        >>> tg.ops.getitem(np.arange(3.0), index=(slice(0, 2),))
+        array([0., 1.])
+    """
+    return x[_filled(index, where)]
+
+
+@primitive(domain=REALS, analytic=True, numpy=False,
+           sample=lambda rng: [((rng.normal(size=3),), {"index": (slice(None), 1), "shape": (3, 4)}),
+                               ((rng.normal(size=(3, 2)), np.array([0, 2, 0])), {"index": (PLACE,), "shape": (4, 2)})],
+           over_time=lambda T, stacked, g_, *where, index, shape: scatter_add(
+               g_, index=(slice(None), *index), shape=(T, *shape)) if _basic(index) else None)
+def scatter_add(values, /, *where, index, shape):
+    """Zeros of a shape with `values` added at `index`: the transpose of indexing.
+
+    Shapes: values as `x[index]` for an x of shape `shape`.
+
+    Gradient: g[index].
+
+    Example:
+        >>> tg.ops.scatter_add(np.ones(2), np.array([0, 0]), index=(tg.ops.PLACE,), shape=(3,))
+        array([2., 0., 0.])
+    """
+    return _add_at(np.zeros(shape, values.dtype), values, where, index)
+
+
+def _add_at(into, values, where, index):
+    if _basic(index):
+        into[index] += values
+    else:
+        np.add.at(into, _filled(index, where), values)
+    return into
+
+
+def _getitem_x(g, where, x_shape, index, into):
+    if into is None:
+        return scatter_add(g, *where, index=index, shape=x_shape)
+    return _add_at(into, g, where, index)
+
+
+getitem.vjp(x=_getitem_x, where=None)
+scatter_add.vjp(values=lambda g, where, index: getitem(g, *where, index=index), where=None)
+
+
+@composite(method="__getitem__", numpy=None)
+def _getitem_method(x, index):
+    """x[index], as in NumPy."""
+    template, arrays = _parted(index)
+    return getitem(x, *arrays, index=template)
+
+
+@composite(method="take")
+def take(x, indices, axis=None):
+    """Slices of an array picked by an integer array along an axis; of the flat array when `axis` is None.
+
+    Shapes: x with the axis replaced by the axes of `indices`.
+
+    Raises: IndexingError for an index outside the axis; DtypeError for indices that are not integers.
+
+    Gradient: g added to the picked slices; a slice that was picked twice gets both.
+
+    Example:
+        >>> tg.take(np.array([10.0, 20.0]), np.array([1, 1, 0]))
+        array([20., 20., 10.])
+    """
+    if axis is None:
+        x, axis = np.reshape(x, (-1,)), 0
+    template, arrays = _parted((slice(None),) * (axis % np.ndim(x)) + (indices,))
+    return getitem(x, *arrays, index=template)
+
+
+@composite(numpy=np.take_along_axis)
+def gather(x, indices, axis):
+    """One element per index along an axis, as `numpy.take_along_axis` and `torch.gather`.
+
+    Shapes: indices like x but along `axis`; the result is like indices.
+
+    Raises: IndexingError for an index outside the axis.
+
+    Gradient: g added to the picked elements.
+
+    Example:
+        >>> tg.gather(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1], [0]]), 1)
+        array([[2.],
+               [3.]])
+    """
+    shape = np.shape(indices)
+    axis = axis % len(shape)
+    grid = [np.arange(n).reshape((-1, *(1,) * (len(shape) - 1 - i))) for i, n in enumerate(shape)]
+    grid[axis] = indices
+    return getitem(x, *grid, index=(PLACE,) * len(shape))

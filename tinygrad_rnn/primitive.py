@@ -1,0 +1,355 @@
+"""@primitive: one op in one place, and the only place where an array becomes a Tensor.
+
+Knows how an op is declared, called, put into the graph and told to a recorder. Refuses to know which ops
+there are and how gradients travel. Below it: tensor, domains, errors.
+
+    @primitive(method="tanh", domain=REALS, elementwise=True, analytic=True)
+    def tanh(x, /, *, out=None):
+        return np.tanh(x, out=out)
+
+    tanh.vjp(x=lambda g, y: g * (1 - y * y))
+
+**The signature is the schema.** Before `/` stand arrays (`*parts` is any number of them), after it statics.
+**The rule's parameter names say what it needs**, and nothing else is kept until the backward:
+
+    g          the cotangent of the output             y        the output
+    a name     an input, or a static                   x_shape  an input's shape (free)
+    into       the array in which this input's cotangents are being summed, or None; a rule that gets one may
+               add to it and return it (T slices of one array then cost one buffer, not T)
+
+Rules are made of ops and operators: fed plain arrays they compute, fed Tensors they grow a graph, which is
+how derivatives of every order come free. An op with several outputs gets tuples for `g` and `y`, with None
+for a cotangent that nobody asked for. A rule of `*parts` returns a list. A rule that is None: no gradient.
+"""
+
+import inspect
+import itertools
+
+import numpy as np
+
+from .domains import REALS
+from .errors import ArgumentError, DtypeError, IndexingError, LostGradientError, RuleError, ShapeError, message
+from .tensor import Node, Tensor, mode
+
+RESERVED = ("g", "y", "into", "out")
+registry = {}  # name -> Primitive, in the order of declaration
+
+
+class Primitive:
+    """An op: a forward kernel over arrays and one derivative rule per input.
+
+    Calling it on plain arrays returns plain arrays; when a Tensor is among the inputs it returns Tensors.
+    Make one with `@primitive(...)`.
+    """
+
+    def __init__(self, forward, options):
+        self.forward, self.name, self.__doc__ = forward, forward.__name__, inspect.cleandoc(forward.__doc__ or "")
+        self.__name__ = self.name
+        self.__module__ = forward.__module__
+        self.__dict__.update(options)
+        self.arrays, self.variadic, self.defaults, self.takes_out = _schema(forward)
+        self.required = {name for name, default in self.defaults.items() if default is inspect.Parameter.empty}
+        self.rules, self._plans = {}, {}
+
+    def __repr__(self):
+        kept = sorted({need for rule in self.rules.values() if rule for need in _parameters(rule)} - {"g", "into"})
+        names = [*self.arrays, *([f"*{self.variadic}"] if self.variadic else []), *self.defaults]
+        return f"{self.name}({', '.join(names)}) keeps {', '.join(kept) or 'nothing'}"
+
+    def vjp(self, **rules):
+        """Declare the rule of each array input: `op.vjp(a=lambda g, b: g * b, b=lambda g, a: g * a)`.
+
+        Raises: RuleError for an input or a request that does not exist; the text lists what does.
+        """
+        inputs = [*self.arrays, *([self.variadic] if self.variadic else [])]
+        allowed = ["g", "y", "into", *inputs, *(f"{name}_shape" for name in inputs), *self.defaults]
+        for name, rule in rules.items():
+            wrong = [name] if name not in inputs else [p for p in (_parameters(rule) if rule else ()) if p not in allowed]
+            if wrong:
+                what = f"has no input called {wrong[0]}" if name not in inputs else f"the rule of {name} asks for {wrong[0]}"
+                raise RuleError(message(f"{self.name}.vjp({name}=…)", what, {"allowed": ", ".join(inputs if name not in inputs else allowed)},
+                                        "Use only these names."))
+        self.rules |= rules
+        self._plans.clear()
+        return self
+
+    # ---- calling --------------------------------------------------------------------------------------------
+
+    def __call__(self, *args, **statics):
+        if statics or self.defaults or self.variadic or len(args) != len(self.arrays):
+            args, statics = self.bind(args, statics)
+        now = mode.get()
+        if now.recorder is not None:
+            return now.recorder.record(self, args, statics)
+        return self.apply(args, statics, now.grad)
+
+    def bind(self, args, statics):
+        """Sort positional arguments into arrays and statics, and fill in the statics' defaults."""
+        n = len(self.arrays)
+        if not self.variadic and len(args) > n:
+            extra = dict(zip(self.defaults, args[n:]))
+            if len(args) - n > len(self.defaults) or extra.keys() & statics.keys():
+                raise self._bad_call(args, statics)
+            args, statics = args[:n], {**extra, **statics}
+        if len(args) < n or not statics.keys() <= self.defaults.keys():
+            raise self._bad_call(args, statics)
+        bound = {**self.defaults, **statics}
+        if self.required and not self.required <= statics.keys():
+            raise self._bad_call(args, statics)
+        return args, bound
+
+    def apply(self, args, statics, grad):
+        """Compute, and put the call into the graph when `grad` is set and an input is tracked."""
+        arrays, nodes, mask, tensors = [], [], 0, False
+        for i, arg in enumerate(args):
+            kind = type(arg)
+            if kind is Tensor:
+                tensors = True
+                arrays.append(arg._array)
+                node = arg._node
+                nodes.append(node)
+                if node is not None:
+                    mask |= 1 << i
+            else:
+                arrays.append(arg if kind in _PLAIN else self.coerce(arg))
+                nodes.append(None)
+        try:
+            y = self.forward(*arrays, **statics)
+        except (ValueError, TypeError, IndexError) as error:
+            raise self.explain(error, args, statics) from error
+        if not tensors:
+            return y
+        plan = None
+        if mask and grad:
+            plan = self._plans.get((mask, len(args))) or self.plan(mask, len(args))
+            for i in plan.keeps:
+                if isinstance(args[i], np.ndarray):
+                    arrays[i] = np.array(args[i])  # an array of the caller's may be written to before the backward
+        if type(y) is tuple:
+            ys = tuple(np.asarray(one) for one in y)
+            if plan is None or not plan.targets:
+                return tuple(Tensor(one) for one in ys)
+            return outputs(Node(plan, nodes, plan.save(arrays, ys, statics), [one.shape for one in ys], None), ys)
+        if type(y) is not np.ndarray:
+            y = np.asarray(y)
+        elif self.view and any(y is a for a in arrays):
+            y = y.view()  # an array's identity is a value's identity to a recorder
+        if plan is None or not plan.targets:
+            return Tensor(y)
+        return Tensor(y, Node(plan, nodes, plan.save(arrays, y, statics), y.shape, y.dtype))
+
+    def plan(self, mask, count):
+        """How to save for, and pull a cotangent back through, a call whose tracked inputs are the bits of `mask`."""
+        plan = self._plans[mask, count] = Plan(self, mask, count)
+        return plan
+
+    # ---- what goes wrong ------------------------------------------------------------------------------------
+
+    def coerce(self, arg):
+        """A NumPy scalar becomes a Python number (it must not promote float32), a list becomes an array."""
+        if isinstance(arg, np.generic):
+            return arg.item()
+        if isinstance(arg, np.ndarray):
+            return np.asarray(arg)
+        if isinstance(arg, (list, tuple)):
+            return np.array(arg)
+        raise ArgumentError(message(f"{self.name}({', '.join(self.arrays)})", "an input is not an array",
+                                    {"type": type(arg).__name__, "value": repr(arg)[:60]}, "Pass arrays, Tensors or numbers."))
+
+    def _bad_call(self, args, statics):
+        return ArgumentError(message(f"{self.name}({len(args)} positional{''.join(f', {k}=' for k in statics)})",
+                                     "the arguments do not fit the signature",
+                                     {"signature": f"{self.name}{inspect.signature(self.forward)}".replace(", *, out=None", "").replace(", out=None", "")},
+                                     "Call it as the signature says."))
+
+    def explain(self, error, args, statics):
+        """The same error in the library's own words: which op, which inputs, what to do."""
+        if isinstance(error, (LostGradientError, ArgumentError, DtypeError, ShapeError)):
+            return error
+        names = [*self.arrays, *(f"{self.variadic}[{i}]" for i in range(len(args) - len(self.arrays)))]
+        shapes = [getattr(arg, "shape", ()) for arg in args]
+        facts = dict(zip(names, shapes)) | {k: v for k, v in statics.items() if v is not self.defaults[k]}
+        what, remedy = str(error).splitlines()[0], self.remedy
+        if self.broadcasts and not isinstance(error, TypeError):
+            what = "the shapes do not broadcast together"
+            remedy = remedy or "Make the sizes equal, or 1, counted from the last axis."
+        elif isinstance(error, np.exceptions.AxisError):
+            what, remedy = f"axis is out of range: {what}", "Use an axis that the array has; -1 is the last one."
+        kind = IndexingError if isinstance(error, IndexError) else ArgumentError if isinstance(error, TypeError) else ShapeError
+        return kind(message(f"{self.name}({', '.join(names)})", what, facts, remedy or f"See help(tg.{self.name}) for what fits."))
+
+
+_PLAIN = {np.ndarray, float, int, bool, complex}
+
+
+def outputs(parent, ys):
+    """Tensors for the outputs of a call that has several: each points at its place in the parent's node."""
+    return tuple(Tensor(y, Node(PICK, (parent,), i, y.shape, y.dtype)) for i, y in enumerate(ys))
+
+
+class Plan:
+    """For one op and one set of tracked inputs: what to save, and how the rules are called with it.
+
+    The two functions are spelled as Python text once and compiled, as `namedtuple` does: looping over requests
+    in every call would cost more than the arithmetic of a small cell.
+    """
+
+    __slots__ = ("op", "targets", "keeps", "sources", "adds_into", "save", "pull")
+
+    def __init__(self, op, mask, count):
+        self.op = op
+        n = len(op.arrays)
+        wanted = [name for i, name in enumerate(op.arrays) if mask >> i & 1] + [op.variadic] * (mask >> n > 0)
+        for name in wanted:
+            if name not in op.rules:
+                raise RuleError(message(f"{op.name}", f"no derivative rule is declared for {name}", {"rules": ", ".join(op.rules) or "none"},
+                                        f"Declare {op.name}.vjp({name}=…), or {name}=None if it has no gradient."))
+        wanted = [name for name in wanted if op.rules[name] is not None]
+        slots, calls, scope = {}, [], {}
+        for name in wanted:
+            scope[f"d_{name}"] = op.rules[name]
+            requests = _parameters(op.rules[name])
+            calls.append(f"d_{name}({', '.join(_request(r, slots) for r in requests)})")
+        self.targets = [op.arrays.index(name) if name in op.arrays else n for name in wanted]
+        self.sources = [_source(op, name, count) for name in slots]
+        self.adds_into = any("into" in _parameters(op.rules[name]) for name in wanted)
+        self.keeps = sorted({i for name, where in zip(slots, self.sources) if where is not None and name != "y"
+                             for i in ([where] if isinstance(where, int) else where)})
+        spelled = "".join(_saved(op, name) + ", " for name in slots)
+        self.save = eval(f"lambda args, y, statics: ({spelled})", {"shape": np.shape})
+        self.pull = eval(f"lambda g, saved, into: ({''.join(call + ', ' for call in calls)})", scope)
+
+    def __repr__(self):
+        return self.op.name
+
+
+class _Pick:
+    """The plan of one output of a call with several: its cotangent is an entry of the parent's tuple."""
+
+    def __repr__(self):
+        return "output"
+
+
+PICK = _Pick()
+
+
+def _request(name, slots):
+    if name in ("g", "into"):
+        return name
+    return f"saved[{slots.setdefault(name, len(slots))}]"
+
+
+def _source(op, name, count):
+    """Which input a saved value is: a position, a list of positions, "y", or None for shapes and statics."""
+    if name == "y":
+        return "y"
+    if name in op.arrays:
+        return op.arrays.index(name)
+    return list(range(len(op.arrays), count)) if name == op.variadic else None
+
+
+def _saved(op, name):
+    n = len(op.arrays)
+    if name == "y":
+        return "y"
+    if name in op.arrays:
+        return f"args[{op.arrays.index(name)}]"
+    if name == op.variadic:
+        return f"args[{n}:]"
+    if name in op.defaults:
+        return f"statics[{name!r}]"
+    array = name.removesuffix("_shape")
+    return f"[shape(a) for a in args[{n}:]]" if array == op.variadic else f"shape(args[{op.arrays.index(array)}])"
+
+
+def _parameters(function):
+    return tuple(inspect.signature(function).parameters)
+
+
+def _schema(forward):
+    arrays, variadic, defaults, takes_out = [], None, {}, False
+    for p in inspect.signature(forward).parameters.values():
+        if p.kind is p.POSITIONAL_ONLY:
+            arrays.append(p.name)
+        elif p.kind is p.VAR_POSITIONAL:
+            variadic = p.name
+        elif p.name == "out":
+            takes_out = True
+        else:
+            defaults[p.name] = p.default
+    clash = [name for name in [*arrays, variadic, *defaults] if name in RESERVED]
+    if clash or not (arrays or variadic):
+        what = f"{clash[0]} is a reserved name" if clash else "no array stands before /"
+        raise RuleError(message(f"@primitive {forward.__name__}", what, {"reserved": ", ".join(RESERVED)},
+                                "Write def op(x, /, *, static=…, out=None)."))
+    return arrays, variadic, defaults, takes_out
+
+
+# ---- declaring ----------------------------------------------------------------------------------------------
+
+
+def primitive(function=None, *, method="", domain=REALS, broadcasts=False, elementwise=False, analytic=False, view=False,
+              reference=None, sample=None, kinks=(), faults=(), remedy="", over_time=None, numpy=None):
+    """Declare an op from its forward kernel; see the module's text for the form.
+
+    `method` names the Tensor methods to bind ("__mul__ __rmul__": a reflected one swaps its operands).
+    `domain` says where each array may be sampled, `reference` is an independent NumPy formula, `sample(rng)`
+    yields `(arrays, statics)` to try, `kinks` the points without a derivative, `faults` bad inputs with a part of
+    their message. `over_time(stacked, *arrays, **statics)` is the op on arrays of which those flagged in `stacked`
+    got a leading time axis; elementwise ops need none. `numpy` is the NumPy function that the op replaces
+    (default: the one of the same name).
+
+    Raises: RuleError for a signature that is no schema.
+
+    Example:
+        >>> @tg.primitive(domain=tg.domains.REALS, elementwise=True)
+        ... def cube(x, /, *, out=None):
+        ...     "x³ of every element."
+        ...     return np.power(x, 3, out=out)
+        >>> _ = cube.vjp(x=lambda g, x: g * 3 * x * x)
+        >>> float(tg.grad(cube)(2.0))
+        12.0
+    """
+    def declare(forward):
+        op = Primitive(forward, dict(domain=domain, broadcasts=broadcasts, elementwise=elementwise, analytic=analytic,
+                                     view=view, reference=reference, sample=sample, kinks=kinks, faults=faults,
+                                     remedy=remedy, over_time=over_time, numpy=None))
+        if forward.__module__.startswith(__package__ + "."):
+            registry[op.name] = op
+        op.numpy = bind(op, method, numpy)
+        return op
+
+    return declare if function is None else declare(function)
+
+
+def composite(function=None, *, method="", numpy=None):
+    """Bind a function made of ops as Tensor methods and as the replacement of a NumPy function, as an op is."""
+    def declare(f):
+        bind(f, method, numpy)
+        return f
+
+    return declare if function is None else declare(function)
+
+
+def bind(function, method="", numpy=None):
+    """Hang `function` under Tensor methods and under the NumPy function it stands for."""
+    name = function.__name__
+    for m in method.split():
+        reflected = m.startswith("__r") and m not in ("__round__",)
+        setattr(Tensor, m, _method(function, m, reflected))
+    if numpy is None:
+        numpy = getattr(np, name, None)
+    if numpy and callable(numpy) and function.__module__.startswith(__package__):
+        Tensor.numpy_table[numpy] = function
+    return numpy
+
+
+def _method(function, name, reflected):
+    if reflected:
+        def call(self, other):
+            return function(other, self)
+    else:
+        def call(self, *args, **options):
+            return function(self, *args, **options)
+    call.__name__, call.__doc__ = name, function.__doc__
+    return call

@@ -1,0 +1,311 @@
+"""Tensor: an array and the call that made it.
+
+Knows the array, its place in the graph of calls, and when a value may be looked at. Refuses to know
+arithmetic: declaring an op (in `primitive`) binds its method here, and `gradients` binds `backward`. So
+this module imports no op, and the circle Tensor -> ops -> Tensor does not exist. Below it: errors.
+
+The graph is made of `Node`s that point to nodes, never to Tensors: a node keeps the arrays that the
+derivative rules asked for and nothing else, so an intermediate that no rule needs is freed at once.
+"""
+
+import contextlib
+import itertools
+from contextvars import ContextVar
+
+import numpy as np
+
+from .errors import ArgumentError, DtypeError, GradientError, LostGradientError, TraceError, message
+
+_order = itertools.count().__next__  # a parent's number is smaller than its children's: a topological order for free
+
+
+class Node:
+    """One call in the graph: who its inputs came from and what its rules will need."""
+
+    __slots__ = ("plan", "parents", "saved", "shape", "dtype", "order")
+
+    def __init__(self, plan, parents, saved, shape, dtype):
+        self.plan, self.parents, self.saved, self.shape, self.dtype = plan, parents, saved, shape, dtype
+        self.order = _order()
+
+
+class Leaf(Node):
+    """The start of a graph: a value that somebody wants the gradient of. The inputs of a transform are `live`
+    only while its function runs: afterwards nobody but the transform itself can ask for their cotangents."""
+
+    __slots__ = ("grad", "live")
+
+    def __init__(self, shape, dtype):
+        super().__init__(None, (), None, shape, dtype)
+        self.grad, self.live = None, True
+
+
+class Mode:
+    """What a call does besides computing: keep a graph, tell a recorder. One per thread and context.
+
+    A recorder's `record(op, args, statics)` stands in for every call of an op. A *tracing* one owns the values:
+    `holds(array)` says which exist only inside its trace, `name` says of what. Any other only watches.
+    """
+
+    __slots__ = ("grad", "recorder", "tracing")
+
+    def __init__(self, grad=True, recorder=None):
+        self.grad, self.recorder = grad, recorder
+        self.tracing = recorder is not None and recorder.tracing
+
+
+mode = ContextVar("mode", default=Mode())
+
+
+@contextlib.contextmanager
+def switched(**changes):
+    """Run a block under another mode; the old one comes back, also after an exception."""
+    now = mode.get()
+    token = mode.set(Mode(**{"grad": now.grad, "recorder": now.recorder, **changes}))
+    try:
+        yield
+    finally:
+        mode.reset(token)
+
+
+def no_grad():
+    """Compute without keeping a graph, in this thread only; also usable as a decorator.
+
+    Example:
+        >>> x = tg.tensor([1.0, 2.0], requires_grad=True)
+        >>> with tg.no_grad():
+        ...     (x * 2).requires_grad
+        False
+    """
+    return switched(grad=False)
+
+
+def tensor(data, *, requires_grad=False, dtype=None):
+    """Copy `data` into a Tensor.
+
+    Shapes: any; nested lists as in `numpy.array`. Python floats become float64, arrays keep their dtype.
+
+    Raises: DtypeError when a gradient is asked for a dtype that has none.
+
+    Example:
+        >>> tg.tensor([1.0, 2.0], requires_grad=True)
+        tensor([1., 2.], requires_grad=True)
+    """
+    array = np.array(data._look("tensor(data)") if isinstance(data, Tensor) else data, dtype=dtype)
+    if array.dtype.kind not in "biufc":
+        raise DtypeError(message("tensor(data)", "data is not numeric", {"dtype": array.dtype},
+                                 "Pass numbers, or nested lists of numbers of equal lengths."))
+    out = Tensor(array)
+    if requires_grad:
+        out.requires_grad = True
+    return out
+
+
+class Tensor:
+    """An array with a memory of the call that made it. Make one with `tensor(data)`.
+
+    The array is the Tensor's own and read-only: data is copied in, `.numpy()` gives a read-only view, and
+    `t[...] = v` is an error. Two Tensors that share an array therefore never surprise each other.
+
+    Gradient: flows through every op of this package and through the NumPy functions that have one.
+
+    Example:
+        >>> x = tg.tensor([1.0, 2.0], requires_grad=True)
+        >>> (x * x).sum().backward()
+        >>> x.grad
+        array([2., 4.])
+    """
+
+    __slots__ = ("_array", "_node", "__weakref__")
+    __hash__ = object.__hash__
+    numpy_table = {  # NumPy function -> function on Tensors; declaring an op adds its own
+        np.shape: lambda t: t.shape,
+        np.ndim: lambda t: t.ndim,
+        np.size: lambda t, axis=None: t.size if axis is None else t.shape[axis],
+        np.zeros_like: lambda t, dtype=None: np.zeros(t.shape, dtype or t.dtype),
+        np.ones_like: lambda t, dtype=None: np.ones(t.shape, dtype or t.dtype),
+        np.full_like: lambda t, value, dtype=None: np.full(t.shape, value, dtype or t.dtype),
+    }
+
+    def __init__(self, array, node=None):
+        self._array, self._node = array, node
+
+    # ---- what it is -----------------------------------------------------------------------------------------
+
+    shape = property(lambda self: self._array.shape)
+    dtype = property(lambda self: self._array.dtype)
+    ndim = property(lambda self: self._array.ndim)
+    size = property(lambda self: self._array.size)
+
+    @property
+    def requires_grad(self):
+        """Whether a gradient flows to or through this value."""
+        return self._node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted):
+        if self._node is not None and not isinstance(self._node, Leaf):
+            raise GradientError(message("requires_grad = …", "this Tensor is the result of a call",
+                                        {"made by": self._node.plan}, "Use detach() to get a leaf with the same values."))
+        if wanted and self._array.dtype.kind != "f":
+            raise DtypeError(message("requires_grad", "only floating point values have a gradient",
+                                     {"dtype": self._array.dtype}, "Pass dtype=np.float64 (or float32)."))
+        if bool(wanted) != (self._node is not None):
+            self._node = Leaf(self.shape, self.dtype) if wanted else None
+
+    @property
+    def grad(self):
+        """The accumulated gradient of a leaf, a plain array of the Tensor's shape; None before any backward."""
+        return self._node.grad if isinstance(self._node, Leaf) else None
+
+    @grad.setter
+    def grad(self, value):
+        if not isinstance(self._node, Leaf):
+            raise GradientError(message("grad = …", "only leaves hold a gradient", {"requires_grad": self.requires_grad},
+                                        "Make the Tensor with requires_grad=True."))
+        if value is not None:
+            value = np.array(value, dtype=self.dtype)
+            if value.shape != self.shape:
+                raise ArgumentError(message("grad = value", "value has another shape than the Tensor",
+                                            {"value": value.shape, "tensor": self.shape}, "Pass an array of the Tensor's shape."))
+        self._node.grad = value
+
+    # ---- looking at the values ------------------------------------------------------------------------------
+
+    def _look(self, who):
+        """The array, unless a cell is being traced: then the value exists for one step only."""
+        now = mode.get()
+        if now.tracing and now.recorder.holds(self._array):
+            raise TraceError(message(f"{who}", "a traced value was turned into a plain one",
+                                     {"shape": self.shape, "traced in": now.recorder.name},
+                                     "What it decides would be frozen to the first step: use where(condition, a, b), "
+                                     "or scan(..., compiled=False)."))
+        return self._array
+
+    def numpy(self):
+        """The values as a read-only view."""
+        view = self._look(".numpy()").view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def data(self):
+        """The values as a read-only view; assigning rebinds them (an optimiser's step), shape and dtype stay."""
+        return self.numpy()
+
+    @data.setter
+    def data(self, values):
+        values = np.array(values._look(".data = values") if isinstance(values, Tensor) else values, dtype=self.dtype)
+        if values.shape != self.shape:
+            raise ArgumentError(message(".data = values", "values have another shape than the Tensor",
+                                        {"values": values.shape, "tensor": self.shape}, "Pass an array of the Tensor's shape."))
+        self._array = values
+
+    def item(self):
+        """The value of a Tensor of one element as a Python number."""
+        return self._look(".item()").item()
+
+    def tolist(self):
+        """The values as nested lists of Python numbers."""
+        return self._look(".tolist()").tolist()
+
+    def __array__(self, dtype=None, copy=None):
+        array = self._look("np.asarray(tensor)")
+        if self._node is not None:
+            raise LostGradientError(message("np.asarray(tensor)", "this would drop the gradient of a tracked Tensor",
+                                            {"shape": self.shape},
+                                            "Use stack or concatenate to build arrays of Tensors, or detach() to drop it on purpose."))
+        if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise ValueError("np.asarray(tensor, dtype, copy=False): another dtype needs a copy")
+            return array.astype(dtype)
+        return array.copy() if copy else self.numpy()
+
+    def __float__(self):
+        return float(self._look("float(tensor)").item())
+
+    def __int__(self):
+        return int(self._look("int(tensor)").item())
+
+    def __index__(self):
+        return self._look("tensor as an index").__index__()
+
+    def __bool__(self):
+        return bool(self._look("if tensor:"))
+
+    def __len__(self):
+        if not self.shape:
+            raise ArgumentError(message("len(tensor)", "the Tensor has no axis", {"shape": ()}, "Use .item() for its value."))
+        return self.shape[0]
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, value):
+        return value in self._look("value in tensor")
+
+    def __format__(self, spec):
+        return format(self.item(), spec) if spec else repr(self)
+
+    def __repr__(self):
+        if (now := mode.get()).tracing and now.recorder.holds(self._array):
+            return f"tensor(traced, shape={self.shape}, dtype={self.dtype})"
+        text = np.array2string(self._array, separator=", ", prefix="tensor(")
+        extra = [f"dtype={self.dtype}"] if self.dtype not in (np.float64, np.int64, np.bool_) else []
+        if self._node is not None:
+            extra.append("requires_grad=True" if isinstance(self._node, Leaf) else f"op={self._node.plan}")
+        return f"tensor({', '.join([text, *extra])})"
+
+    # ---- what would lose the gradient in silence ------------------------------------------------------------
+
+    def __setitem__(self, index, value):
+        raise LostGradientError(message("tensor[index] = value", "a Tensor is read-only, its graph may need the old values",
+                                        {"shape": self.shape}, "Use where, concatenate or stack to build a new one."))
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        function = self.numpy_table.get(ufunc)
+        if method == "__call__" and function is not None and not options:
+            return function(*inputs)
+        return self._numpy_fallback(ufunc.__name__ + ("" if method == "__call__" else f".{method}"), inputs, options,
+                                    lambda plain, kw: getattr(ufunc, method)(*plain, **kw))
+
+    def __array_function__(self, function, types, args, options):
+        ours = self.numpy_table.get(function)
+        if ours is not None:
+            return ours(*args, **options)
+        return self._numpy_fallback(function.__name__, args, options, lambda plain, kw: function(*plain, **kw))
+
+    @staticmethod
+    def _numpy_fallback(name, args, options, call):
+        """NumPy functions without a rule: fine where nothing is tracked, an error where a gradient would vanish."""
+        if "out" in options or any(tracked(a) for a in (*args, *options.values())):
+            what = "out= cannot hold a Tensor" if "out" in options else "this NumPy function has no derivative rule here"
+            raise LostGradientError(message(f"np.{name}(…)", what, {}, "Write it with ops of this package, declare it with "
+                                            "@primitive, or use detach() to drop the gradient on purpose."))
+        return call([untracked(a) for a in args], {k: untracked(v) for k, v in options.items()})
+
+    def __reduce__(self):
+        """Copies and pickles hold values, not graphs: a leaf stays a leaf, a result comes back detached."""
+        leaf = isinstance(self._node, Leaf)
+        return _restored, (self._look("pickle").copy(), leaf, self.grad if leaf else None)
+
+
+def _restored(array, requires_grad, grad):
+    out = tensor(array, requires_grad=requires_grad)
+    if grad is not None:
+        out.grad = grad
+    return out
+
+
+def tracked(value):
+    """Whether a gradient flows through `value`, or through a member of a list or tuple of values."""
+    if isinstance(value, (list, tuple)):
+        return any(tracked(v) for v in value)
+    return isinstance(value, Tensor) and (value._node is not None or mode.get().tracing)
+
+
+def untracked(value):
+    """`value` with plain arrays in place of its Tensors; what is tracked stays a Tensor."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(untracked(v) for v in value)
+    return value._array if isinstance(value, Tensor) and value._node is None else value
