@@ -3,6 +3,7 @@
 from . import domains as domains
 from . import errors as errors
 from . import ops as ops
+from . import sources as sources
 from . import trees as trees
 from .gradients import checkpoint as checkpoint
 from .gradients import grad as grad
