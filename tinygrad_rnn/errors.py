@@ -69,5 +69,9 @@ class NonFiniteError(FloatingPointError):
     """A NaN or an infinity was born where somebody asked to be told."""
 
 
+class WorkerError(RuntimeError):
+    """A worker died, or a part of the work could not be sent to it."""
+
+
 class MissingExtraError(ImportError):
     """An optional dependency is needed for this call and is not installed."""

@@ -66,6 +66,8 @@ def scan(cell, state, xs, *, length=None, reverse=False, lengths=None, truncate=
     times = range(T)
     if lengths is not None:
         cell, xs = _with_lengths(cell, state, xs, lengths, T)
+    if hasattr(watcher := mode.get().recorder, "enter"):
+        cell = watcher.enter(cell)
     if reverse:
         times, xs = times[::-1], trees.map(lambda x: flip(x, 0), xs)
     run = _plain

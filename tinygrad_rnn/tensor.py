@@ -44,7 +44,8 @@ class Mode:
     """What a call does besides computing: keep a graph, tell a recorder. One per thread and context.
 
     A recorder's `record(op, args, statics)` stands in for every call of an op. A *tracing* one owns the values:
-    `holds(array)` says which exist only inside its trace, `name` says of what. Any other only watches.
+    `holds(array)` says which exist only inside its trace, `name` says of what. Any other only watches; if it
+    has an `enter(cell)`, scan runs the cell that this returns.
     """
 
     __slots__ = ("grad", "recorder", "tracing")
