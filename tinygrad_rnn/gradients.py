@@ -1,186 +1,20 @@
-"""The backward walk, once, and every transform that is built on it.
+"""Tensor.backward and every transform that is built on the backward walk: vjp, jvp, grad, hessian, checkpoint, …
 
-Knows how cotangents travel from outputs to inputs over the graph of nodes, and the functional transforms
-(vjp, jvp, grad, …) over trees of arrays. Refuses to know any op's derivative: rules live with their ops.
-Below it: ops (identity, stack), primitive, tensor, trees.
-
-One walk serves all orders. *Fast*: rules are fed plain arrays and return plain arrays. *Graph*: rules are fed
-Tensors, so what they compute is itself differentiable; it is taken whenever something that the walk can reach,
-beyond the inputs it was asked about, is itself tracked (by an outer transform, or as a leaf).
+Knows trees of arrays, which inputs a transform is about, and what its results look like from outside: plain, unless
+an outer transform is watching. Refuses to know how a cotangent travels: `walk` does. Below it: walk, ops (identity,
+stack, stop_gradient), tensor, trees.
 """
 
 import functools
-import math
-from operator import attrgetter
 
 import numpy as np
 
 from . import trees
-from .errors import ArgumentError, DtypeError, GradientError, RuleError, TraceError, message
+from .errors import ArgumentError, DtypeError, GradientError, TraceError, message
 from .ops.shape import identity, stack, stop_gradient
-from .primitive import PICK, outputs
+from .primitive import UNTRACKED, outputs
 from .tensor import Leaf, Node, Tensor, mode, switched
-
-# ---- the walk -----------------------------------------------------------------------------------------------
-
-
-def walk(seeds, targets=None, *, reach=None, graph=None, free=False, visit=None):
-    """Carry cotangents back from `seeds`, pairs of node and cotangent, and return {node: cotangent}.
-
-    The result is for `targets`, or without them for every leaf that is reached. `graph=None` decides by itself
-    whether rules must be fed Tensors. `free=True` drops what each node saved once it has been used.
-    `visit(node, g)` is called with every completed cotangent, in backward order. `reach` is what `reachable` says,
-    if the caller has asked before.
-    """
-    targets = None if targets is None else set(targets)
-    order, foreign, mixed = reach or reachable([node for node, _ in seeds], targets or ())
-    if graph is None:
-        graph = mode.get().tracing or any(is_tracked(g) for _, g in seeds) or (foreign and targets is not None)
-    if mixed and targets is not None:
-        order = _depending(order, targets)
-    if not graph:
-        return _carry(seeds, order, targets, False, free, visit)
-    with switched(grad=True):
-        seeds = [(node, g if isinstance(g, Tensor) else Tensor(np.asarray(g))) for node, g in seeds]
-        return _carry(seeds, order, targets, True, False, visit)
-
-
-def reachable(roots, targets):
-    """What `roots` were computed from: the nodes, newest first, none beyond `targets`; whether anything else tracks
-    them; and whether other starting points than `targets` are among them at all."""
-    seen, pending, foreign, mixed = set(roots), list(roots), False, False
-    while pending:
-        node = pending.pop()
-        if node in targets:
-            foreign = foreign or bool(node.parents)
-            continue
-        if type(node) is Leaf:
-            foreign, mixed = foreign or node.live, True
-        for parent in node.parents:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                pending.append(parent)
-    return sorted(seen, key=attrgetter("order"), reverse=True), foreign, mixed
-
-
-def _depending(order, targets):
-    """Those of `order` that were computed from `targets`: nothing else needs a cotangent."""
-    depends = set()
-    for node in reversed(order):
-        if node in targets or any(parent in depends for parent in node.parents):
-            depends.add(node)
-    return [node for node in order if node in depends]
-
-
-def _carry(seeds, order, targets, graph, free, visit):
-    cotangents, owned, found = dict.fromkeys(order), set(), {}  # owned: arrays made here, which may be added to in place
-    for node, g in seeds:
-        if node in cotangents:
-            _accumulate(cotangents, owned, node, _fit(g, node, graph, "seed"))
-    for node in order:
-        g = cotangents.pop(node)
-        if g is None:
-            continue
-        if visit is not None:
-            visit(node, g)
-        if type(node) is Leaf or targets is not None and node in targets:
-            found[node] = g if graph or node in owned else np.array(g)
-            continue
-        plan, parents, saved = node.plan, node.parents, node.saved
-        if plan is PICK:
-            if parents[0] in cotangents:
-                if cotangents[parents[0]] is None:
-                    cotangents[parents[0]] = [None] * len(parents[0].shape)
-                cotangents[parents[0]][saved] = g
-            continue
-        if saved is None:
-            raise GradientError(message("backward()", "this part of the graph was freed by an earlier backward", {"at": plan},
-                                        "Call the earlier one with backward(retain_graph=True)."))
-        into = None
-        if graph:
-            saved = _as_tensors(node)
-        elif plan.adds_into and parents[plan.targets[0]] in owned:
-            into = cotangents[parents[plan.targets[0]]]
-        results = plan.pull(tuple(g) if type(g) is list else g, saved, into)
-        for i, result in zip(plan.targets, results):
-            if i < len(plan.op.arrays):
-                pairs = ((parents[i], result),)
-            else:
-                pairs = zip(parents[i:], result)
-            for parent, part in pairs:
-                if part is None or part is into or parent not in cotangents:
-                    continue
-                _accumulate(cotangents, owned, parent, _fit(part, parent, graph, plan))
-                if plan.adds_into and not graph:
-                    owned.add(parent)
-        if free:
-            node.saved, node.parents = None, ()
-    return found
-
-
-def _accumulate(cotangents, owned, node, g):
-    old = cotangents[node]
-    if old is None:
-        cotangents[node] = g
-    elif node in owned:
-        old += g
-    else:
-        cotangents[node] = total = old + g
-        if type(total) is np.ndarray and total.ndim:
-            owned.add(node)
-        elif type(total) is not Tensor:
-            cotangents[node] = np.asarray(total)
-
-
-def _fit(g, node, graph, plan):
-    """The one place where a cotangent is brought to its input's shape and dtype, or refused."""
-    if graph and type(g) is not Tensor:
-        if np.any(g):
-            raise RuleError(message(f"{plan}", "a rule returned a plain array for a cotangent that is tracked",
-                                    {"shape": np.shape(g)}, "Write the rule with ops and operators, so that it can be differentiated again."))
-        g = Tensor(np.asarray(g))
-    elif not graph and type(g) is not np.ndarray:
-        g = g._array if type(g) is Tensor else np.asarray(g)
-    if g.shape != node.shape:
-        g = _unbroadcast(g, node, plan)
-    if g.dtype != node.dtype:
-        if g.dtype.kind != "f" and g.dtype.kind not in "iub":
-            raise RuleError(message(f"{plan}", "a rule returned a cotangent of another kind than its input",
-                                    {"cotangent": g.dtype, "input": node.dtype}, "Return a real floating point array."))
-        g = g.astype(node.dtype)
-    return g
-
-
-def _unbroadcast(g, node, plan):
-    """Sum `g` over the axes along which its input was repeated."""
-    extra = g.ndim - len(node.shape)
-    if extra < 0 or any(n != m and n != 1 for n, m in zip(node.shape, g.shape[extra:])):
-        raise RuleError(message(f"{plan}", "a rule returned a cotangent of the wrong shape", {"cotangent": g.shape, "input": node.shape},
-                                "Return an array of the input's shape, or of a shape that the input broadcasts to."))
-    if g.size != math.prod(node.shape):
-        repeated = (i + extra for i, n in enumerate(node.shape) if n == 1 and g.shape[i + extra] != 1)
-        g = g.sum(axis=(*range(extra), *repeated))
-    return g if g.shape == node.shape else g.reshape(node.shape)
-
-
-def _as_tensors(node):
-    """What a node saved, with its places in the graph: what rules need to grow a graph of their own."""
-    parents, wrapped = node.parents, []
-    for value, source in zip(node.saved, node.plan.sources):
-        if source is None:
-            wrapped.append(value)
-        elif source == "y":
-            wrapped.append(outputs(node, value) if type(value) is tuple else Tensor(value, node))
-        elif type(source) is list:
-            wrapped.append([_again(v, parents[i]) for v, i in zip(value, source)])
-        else:
-            wrapped.append(_again(value, parents[source]))
-    return wrapped
-
-
-def _again(value, node):
-    return Tensor(value, node) if node is not None or mode.get().tracing and type(value) is np.ndarray else value
-
+from .walk import is_tracked, reachable, walk
 
 # ---- Tensor.backward ----------------------------------------------------------------------------------------
 
@@ -216,7 +50,7 @@ def backward(self, gradient=None, *, retain_graph=False):
                                     {"gradient": gradient.shape, "tensor": self.shape}, "Pass an array of the Tensor's shape."))
     found = walk([(self._node, gradient)], graph=False, free=not retain_graph)
     for leaf, g in found.items():
-        leaf.grad = g if leaf.grad is None else leaf.grad + g
+        leaf.grad = g if leaf.grad is None else np.asarray(leaf.grad + g)
 
 
 def detach(self):
@@ -228,11 +62,6 @@ Tensor.backward, Tensor.detach = backward, detach
 
 
 # ---- transforms ---------------------------------------------------------------------------------------------
-
-
-def is_tracked(value):
-    """Whether `value` is a Tensor that a gradient flows through."""
-    return isinstance(value, Tensor) and value._node is not None
 
 
 def _fresh(leaf):
@@ -250,13 +79,13 @@ def _retire(fresh):
             leaf._node.live = False
 
 
-def _release(value, inputs):
-    """`value` as the outside sees it: a plain array unless something beyond `inputs` tracks it."""
+def _release(value, inputs, foreign=None):
+    """`value` as the outside sees it: a plain array of its own, unless something beyond `inputs` tracks it."""
     if not isinstance(value, Tensor) or mode.get().tracing:
         return value
-    if value._node is None:
-        return value._array
-    return value if reachable([value._node], inputs)[1] else value._array
+    if value._node is not None and mode.get().grad and foreign is not False and reachable([value._node], inputs)[1]:
+        return value
+    return np.array(value._array)
 
 
 def vjp(f, *primals):
@@ -272,6 +101,12 @@ def vjp(f, *primals):
         >>> pullback(np.ones(2))[0]
         array([2., 4.])
     """
+    y, pull = _pulled(f, primals)
+    return y, lambda g: pull(g)
+
+
+def _pulled(f, primals):
+    """`vjp`, whose pullback may be told that it will not be called again: it then frees the graph as it goes."""
     flat = [trees.flatten(primal) for primal in primals]
     fresh = [[_fresh(leaf) for leaf in leaves] for leaves, _ in flat]
     inputs = {leaf._node: None for leaves in fresh for leaf in leaves if is_tracked(leaf)}
@@ -284,12 +119,12 @@ def vjp(f, *primals):
     shapes = [np.shape(leaf) for leaf in ys]
     reach = reachable([node for node in nodes if node is not None], inputs)
 
-    def pullback(g):
+    def pull(g, free=False):
         given = trees.flatten_like(g, structure)
         if given is None or [np.shape(one) for one in given] != shapes:
             facts = {"y": structure, "shapes of y": shapes, "shapes of g": [np.shape(one) for one in trees.flatten(g)[0]]}
             raise ArgumentError(message("pullback(g)", "g does not have the structure and shapes of y", facts, "Pass a tree like y."))
-        found = walk([(node, one) for node, one in zip(nodes, given) if node is not None], inputs, reach=reach)
+        found = walk([(node, one) for node, one in zip(nodes, given) if node is not None], inputs, reach=reach, free=free)
         return tuple(trees.unflatten(structure, [cotangent(leaf, found) for leaf in leaves])
                      for leaves, (_, structure) in zip(fresh, flat))
 
@@ -299,7 +134,7 @@ def vjp(f, *primals):
         g = found.get(leaf._node)
         return np.zeros(leaf.shape, leaf.dtype) if g is None else _release(g, inputs)
 
-    return trees.unflatten(structure, [_release(leaf, inputs) for leaf in ys]), pullback
+    return trees.unflatten(structure, [_release(leaf, inputs, reach[1]) for leaf in ys]), pull
 
 
 def value_and_grad(f, argnums=0, has_aux=False):
@@ -313,37 +148,41 @@ def value_and_grad(f, argnums=0, has_aux=False):
         >>> tg.value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": np.array([3.0])})
         (array(9.), {'w': array([6.])})
     """
-    several = isinstance(argnums, tuple)
-    places = argnums if several else (argnums,)
-
     @functools.wraps(f, assigned=("__doc__",), updated=())
     def transformed(*args, **options):
-        name = getattr(f, "__name__", type(f).__name__)
-        if max(places) >= len(args) or min(places) < -len(args):
-            raise ArgumentError(message(f"grad({name})", "there is no argument of that number",
-                                        {"argnums": argnums, "arguments": len(args)}, "Pass the argument by position, counted from 0."))
-        chosen = [args[i] for i in places]
-        for i, arg in zip(places, chosen):
-            if not any(_is_float(leaf) for leaf in trees.flatten(arg)[0]):
-                raise DtypeError(message(f"grad({name})", f"argument {i} has no floating point leaf",
-                                         {"argument": repr(arg)[:60]}, "Pass floats (2.0, not 2) or arrays of a float dtype."))
-
-        def of_chosen(*chosen):
-            full = list(args)
-            for i, arg in zip(places, chosen):
-                full[i] = arg
-            y = f(*full, **options)
-            return y if has_aux else (y, None)
-
-        (y, aux), pullback = vjp(of_chosen, *chosen)
-        if np.size(y) != 1 or not isinstance(y, (Tensor, np.ndarray, np.generic, float, int)):
-            raise GradientError(message(f"grad({name})", "the function does not return a scalar", {"returned": _described(y)},
+        who = f"grad({getattr(f, '__name__', type(f).__name__)})"
+        of_chosen, chosen = _chosen(who, f, argnums, args, options)
+        (y, aux), pull = _pulled(of_chosen if has_aux else lambda *xs: (of_chosen(*xs), None), chosen)
+        if not isinstance(y, (Tensor, np.ndarray, np.generic, float, int)) or np.size(y) != 1:
+            raise GradientError(message(who, "the function does not return a scalar", {"returned": _described(y)},
                                         "Reduce it, for example with sum(), or use jacobian."))
-        grads = pullback((np.ones(np.shape(y), getattr(y, "dtype", np.float64)), trees.map(_zeros, aux)))
-        grads = grads if several else grads[0]
+        if getattr(y, "dtype", np.dtype(float)).kind == "c":
+            raise DtypeError(message(who, "the function returns a complex number", {"dtype": y.dtype}, "Return a real one."))
+        grads = pull((np.ones(np.shape(y), getattr(y, "dtype", np.float64)), trees.map(_zeros, aux)), free=True)
+        grads = grads if isinstance(argnums, tuple) else grads[0]
         return ((y, aux), grads) if has_aux else (y, grads)
 
     return transformed
+
+
+def _chosen(who, f, argnums, args, options):
+    """`f` as a function of the arguments numbered `argnums` alone, and these arguments."""
+    places = argnums if isinstance(argnums, tuple) else (argnums,)
+    if not all(-len(args) <= i < len(args) for i in places):
+        raise ArgumentError(message(who, "there is no argument of that number",
+                                    {"argnums": argnums, "arguments": len(args)}, "Pass the argument by position, counted from 0."))
+    for i in places:
+        if not any(_is_float(leaf) for leaf in trees.flatten(args[i])[0]):
+            raise DtypeError(message(who, f"argument {i} has no floating point leaf",
+                                     {"argument": repr(args[i])[:60]}, "Pass floats (2.0, not 2) or arrays of a float dtype."))
+
+    def of_chosen(*chosen):
+        full = list(args)
+        for i, arg in zip(places, chosen):
+            full[i] = arg
+        return f(*full, **options)
+
+    return of_chosen, [args[i] for i in places]
 
 
 def _zeros(leaf):
@@ -351,12 +190,14 @@ def _zeros(leaf):
 
 
 def _is_float(leaf):
-    return np.result_type(leaf._array if isinstance(leaf, Tensor) else leaf).kind == "f"
+    return (leaf._array if isinstance(leaf, Tensor) else np.asarray(leaf)).dtype.kind == "f"
 
 
 def _described(y):
     leaves, structure = trees.flatten(y)
-    return f"shape {np.shape(y)}" if structure.kind is trees.LEAF else f"{structure} of shapes {[np.shape(leaf) for leaf in leaves]}"
+    if structure.kind is trees.LEAF:
+        return f"shape {np.shape(y)}" if isinstance(y, (Tensor, np.ndarray)) else type(y).__name__
+    return f"{structure} of shapes {[np.shape(leaf) for leaf in leaves]}"
 
 
 def grad(f, argnums=0):
@@ -382,70 +223,71 @@ def jvp(f, primals, tangents):
         >>> y_dot
         array([1., 1.])
     """
-    _check_tangents("jvp(f, primals, tangents)", primals, tangents)
+    directions = _directions("jvp(f, primals, tangents)", primals, tangents)
     y, pullback = vjp(f, *primals)
     with np.errstate(all="ignore"):  # the inner cotangent is a placeholder, only its derivative counts
         start = trees.map(_zeros, y)
-        pulled, pullback_again = vjp(lambda g: [part for tree in pullback(g) for part in trees.flatten(tree)[0]], start)
-        floats = [[t for x, t in zip(trees.flatten(p)[0], trees.flatten_like(v, trees.flatten(p)[1])) if _is_float(x)]
-                  for p, v in zip(primals, tangents)]
-        (y_dot,) = pullback_again([t for row in floats for t in row])
+        _, pullback_again = vjp(lambda g: [part for tree in pullback(g) for part in trees.flatten(tree)[0]], start)
+        (y_dot,) = pullback_again([v for row in directions for v in row])
     return y, y_dot
 
 
-def _check_tangents(who, primals, tangents):
-    structures = [trees.flatten(p)[1] for p in primals]
-    rows = [trees.flatten_like(v, s) for v, s in zip(tangents, structures)]
-    fits = len(primals) == len(tangents) and None not in rows and all(
-        [np.shape(x) for x in trees.flatten(p)[0]] == [np.shape(v) for v in row] for p, row in zip(primals, rows))
+def _directions(who, primals, tangents):
+    """The tangents of the floating point leaves of each primal, in the primal's order."""
+    rows = [trees.flatten_like(v, trees.flatten(p)[1]) for p, v in zip(primals, tangents)]
+    leaves = [trees.flatten(p)[0] for p in primals]
+    fits = len(primals) == len(tangents) and None not in rows and [[np.shape(x) for x in r] for r in leaves] == [[np.shape(v) for v in r] for r in rows]
     if not fits:
         facts = {"primals": [_described(p) for p in primals], "tangents": [_described(v) for v in tangents]}
         raise ArgumentError(message(who, "the tangents are not trees like the primals", facts, "Pass tuples with one tangent per primal."))
+    return [[v for x, v in zip(xs, row) if _is_float(x)] for xs, row in zip(leaves, rows)]
 
 
 def jacobian(f, argnums=0):
     """All partial derivatives ∂y_i/∂x_j, one pullback per element of y.
 
-    Shapes: y.shape + x.shape; a tree of x inside a tree of y where they are trees.
+    Shapes: y.shape + x.shape; a tree of x inside a tree of y where they are trees, a tuple for a tuple of `argnums`.
+
+    Raises: DtypeError when an argument has no floating point leaf.
 
     Example:
         >>> tg.jacobian(lambda x: x * x)(np.array([1.0, 2.0]))
         array([[2., 0.],
                [0., 4.]])
     """
-    def transformed(*args):
-        def of_chosen(x):
-            return f(*args[:argnums], x, *args[argnums + 1:])
-
-        y, pullback = vjp(of_chosen, args[argnums])
+    def transformed(*args, **options):
+        of_chosen, chosen = _chosen(f"jacobian({getattr(f, '__name__', type(f).__name__)})", f, argnums, args, options)
+        y, pullback = vjp(of_chosen, *chosen)
         ys, structure = trees.flatten(y)
-        zeros = [_zeros(leaf) for leaf in ys]
-        out = []
+        zeros, out = [_zeros(leaf) for leaf in ys], []
         for k, leaf in enumerate(zeros):
             rows = []
             for i in range(leaf.size):
                 one = leaf.copy()
                 one.flat[i] = 1
-                rows.append(pullback(trees.unflatten(structure, [*zeros[:k], one, *zeros[k + 1:]]))[0])
-            out.append(_stacked(rows, leaf.shape, args[argnums]))
+                rows.append(pullback(trees.unflatten(structure, [*zeros[:k], one, *zeros[k + 1:]])))
+            blocks = tuple(_stacked([row[j] for row in rows], leaf.shape, x) for j, x in enumerate(chosen))
+            out.append(blocks if isinstance(argnums, tuple) else blocks[0])
         return trees.unflatten(structure, out)
 
     return transformed
 
 
 def _stacked(rows, shape, like):
-    """Rows of trees into a tree of arrays of shape `shape + leaf.shape`."""
+    """Rows of trees into a tree of arrays of shape `shape + leaf.shape`; None for a leaf that has no gradient."""
     leaves, structure = trees.flatten(like)
-    columns = zip(*(trees.flatten(row)[0] for row in rows)) if rows else ((),) * len(leaves)
+    columns = zip(*[trees.flatten(row)[0] for row in rows])  # a None is no leaf
     return trees.unflatten(structure, [
-        stack(column).reshape(shape + np.shape(leaf)) if column else np.zeros(shape + np.shape(leaf))
-        for leaf, column in zip(leaves, columns)])
+        None if not _is_float(leaf) else stack(next(columns)).reshape(shape + np.shape(leaf)) if rows else
+        np.zeros(shape + np.shape(leaf), leaf.dtype) for leaf in leaves])
 
 
 def hessian(f, argnums=0):
     """The second derivatives of a scalar function: the jacobian of its gradient.
 
     Shapes: x.shape + x.shape; for a tree a tree of trees.
+
+    Raises: GradientError when f does not return a scalar.
 
     Example:
         >>> tg.hessian(lambda x: tg.sum(x**3))(np.array([1.0, 2.0]))
@@ -466,15 +308,12 @@ def hvp(f, primals, tangents):
         >>> tg.hvp(lambda x: tg.sum(x**3), (np.array([1.0, 2.0]),), (np.ones(2),))
         array([ 6., 12.])
     """
-    _check_tangents("hvp(f, primals, tangents)", primals, tangents)
+    directions = _directions("hvp(f, primals, tangents)", primals, tangents)
     every = tuple(range(len(primals)))
 
     def along(*primals):
-        total = 0.0
-        for g, v in zip(grad(f, every)(*primals), tangents):
-            for a, b in zip(trees.flatten(g)[0], trees.flatten(v)[0]):
-                total = (a * b).sum() + total
-        return total
+        slopes = grad(f, every)(*primals)
+        return sum([(a * b).sum() for slope, row in zip(slopes, directions) for a, b in zip(trees.flatten(slope)[0], row)])
 
     out = grad(along, every)(*primals)
     return out if len(primals) > 1 else out[0]
@@ -499,19 +338,21 @@ def checkpoint(f):
         if now.recorder is not None or not now.grad:  # a recorder wants to see the calls themselves
             return f(*args)
         leaves, structure = trees.flatten(args)
-        nodes = [leaf._node if isinstance(leaf, Tensor) else None for leaf in leaves]
         start = Leaf((), np.float64).order
-        fresh = [_fresh(leaf) if is_tracked(leaf) else _kept(leaf) for leaf in leaves]
+        fresh = [Tensor(leaf._array, Leaf(leaf.shape, leaf.dtype)) if is_tracked(leaf) else _kept(leaf) for leaf in leaves]
         y = f(*trees.unflatten(structure, fresh))  # this graph tells what f closes over, and is dropped at once
         ys, out_structure = trees.flatten(y)
         closed = _older([leaf._node for leaf in ys if is_tracked(leaf)], start)
-        if not closed and not any(nodes):
+        parents = [leaf._node for leaf in leaves if is_tracked(leaf)]
+        if not closed and not parents:
             return y
+        place = iter(range(len(parents)))
+        again = _Again(f, structure, [next(place) if is_tracked(leaf) else UNTRACKED for leaf in leaves], closed)
         saved = tuple(leaf._array if is_tracked(leaf) else leaf for leaf in fresh)
         arrays = [leaf._array if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in ys]
-        again = _Again(f, structure, nodes, closed)
-        node = Node(again, [*nodes, *closed], saved, [a.shape for a in arrays], None)
-        return trees.unflatten(out_structure, outputs(node, arrays))
+        node = Node(again, [*parents, *closed], saved, [a.shape for a in arrays], None)
+        results = [new if is_tracked(old) else old for new, old in zip(outputs(node, arrays), ys)]
+        return trees.unflatten(out_structure, results)
 
     return checkpointed
 
@@ -529,35 +370,30 @@ def _older(roots, start):
         if node.order < start:
             found.append(node)
             continue
-        new = [parent for parent in node.parents if parent is not None and parent not in seen]
+        new = [parent for parent in node.parents if parent not in seen]
         seen.update(new)
         pending += new
     return found
 
 
 class _Again:
-    """The plan of a checkpointed call: its pull computes the call once more."""
+    """The plan of a checkpointed call: its pull computes the call once more. `sources` as in a `Plan`."""
 
     adds_into = False
 
-    def __init__(self, f, structure, nodes, closed):
-        self.f, self.structure, self.closed = f, structure, closed
-        self.op = self
-        self.arrays = [*nodes, *closed]
-        self.targets = [i for i, node in enumerate(self.arrays) if node is not None]
-        self.sources = list(range(len(nodes)))
+    def __init__(self, f, structure, sources, closed):
+        self.f, self.structure, self.sources, self.closed = f, structure, sources, closed
+        self.targets = range(sum(at != UNTRACKED for at in sources) + len(closed))
 
     def __repr__(self):
         return "checkpoint"
 
     def pull(self, g, saved, into):
         with switched(grad=True):
-            fresh = [_fresh(value) if node is not None else value for value, node in zip(saved, self.arrays)]
+            fresh = [value if at == UNTRACKED else _fresh(value) for value, at in zip(saved, self.sources)]
             ys = trees.flatten(self.f(*trees.unflatten(self.structure, fresh)))[0]
-        targets = [*(x._node if is_tracked(x) else None for x in fresh), *self.closed]
-        targets = [targets[i] for i in self.targets]
+        targets = [*(x._node for x, at in zip(fresh, self.sources) if at != UNTRACKED), *self.closed]
         _retire(fresh)
-        graph = any(isinstance(one, Tensor) for one in g)
         seeds = [(y._node, one) for y, one in zip(ys, g) if one is not None and is_tracked(y)]
-        found = walk(seeds, targets, graph=graph)
+        found = walk(seeds, targets, graph=any(isinstance(one, Tensor) for one in g), free=True)
         return [found.get(node) for node in targets]

@@ -23,7 +23,6 @@ for a cotangent that nobody asked for. A rule of `*parts` returns a list. A rule
 """
 
 import inspect
-import itertools
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from .errors import ArgumentError, DtypeError, IndexingError, LostGradientError,
 from .tensor import Node, Tensor, mode
 
 RESERVED = ("g", "y", "into", "out")
+UNTRACKED = -1  # where a saved input has no place among the parents
 registry = {}  # name -> Primitive, in the order of declaration
 
 
@@ -49,6 +49,7 @@ class Primitive:
         self.__dict__.update(options)
         self.arrays, self.variadic, self.defaults, self.takes_out = _schema(forward)
         self.required = {name for name, default in self.defaults.items() if default is inspect.Parameter.empty}
+        self.exact = None if self.defaults or self.variadic else len(self.arrays)  # calls with so many inputs need no sorting
         self.rules, self._plans = {}, {}
 
     def __repr__(self):
@@ -76,7 +77,7 @@ class Primitive:
     # ---- calling --------------------------------------------------------------------------------------------
 
     def __call__(self, *args, **statics):
-        if statics or self.defaults or self.variadic or len(args) != len(self.arrays):
+        if statics or len(args) != self.exact:
             args, statics = self.bind(args, statics)
         now = mode.get()
         if now.recorder is not None:
@@ -86,61 +87,61 @@ class Primitive:
     def bind(self, args, statics):
         """Sort positional arguments into arrays and statics, and fill in the statics' defaults."""
         n = len(self.arrays)
-        if not self.variadic and len(args) > n:
+        if len(args) > n and not self.variadic:
             extra = dict(zip(self.defaults, args[n:]))
             if len(args) - n > len(self.defaults) or extra.keys() & statics.keys():
                 raise self._bad_call(args, statics)
             args, statics = args[:n], {**extra, **statics}
-        if len(args) < n or not statics.keys() <= self.defaults.keys():
-            raise self._bad_call(args, statics)
         bound = {**self.defaults, **statics}
-        if self.required and not self.required <= statics.keys():
+        if len(args) < n or len(bound) > len(self.defaults) or self.required and not self.required <= statics.keys():
             raise self._bad_call(args, statics)
         return args, bound
 
     def apply(self, args, statics, grad):
         """Compute, and put the call into the graph when `grad` is set and an input is tracked."""
-        arrays, nodes, mask, tensors = [], [], 0, False
-        for i, arg in enumerate(args):
+        arrays, parents, tracked, bit, plain, tensors = [], [], 0, 1, False, False
+        for arg in args:
             kind = type(arg)
             if kind is Tensor:
                 tensors = True
                 arrays.append(arg._array)
-                node = arg._node
-                nodes.append(node)
-                if node is not None:
-                    mask |= 1 << i
+                if arg._node is not None:
+                    parents.append(arg._node)
+                    tracked |= bit
             else:
+                plain = True
                 arrays.append(arg if kind in _PLAIN else self.coerce(arg))
-                nodes.append(None)
+            bit += bit
+        if not tensors and np.ndarray not in map(type, arrays):  # among themselves NumPy's scalars are not weak
+            arrays = [arg if isinstance(arg, np.generic) else array for arg, array in zip(args, arrays)]
         try:
             y = self.forward(*arrays, **statics)
         except (ValueError, TypeError, IndexError) as error:
             raise self.explain(error, args, statics) from error
         if not tensors:
             return y
-        plan = None
-        if mask and grad:
-            plan = self._plans.get((mask, len(args))) or self.plan(mask, len(args))
-            for i in plan.keeps:
-                if isinstance(args[i], np.ndarray):
-                    arrays[i] = np.array(args[i])  # an array of the caller's may be written to before the backward
-        if type(y) is tuple:
-            ys = tuple(np.asarray(one) for one in y)
-            if plan is None or not plan.targets:
-                return tuple(Tensor(one) for one in ys)
-            return outputs(Node(plan, nodes, plan.save(arrays, ys, statics), [one.shape for one in ys], None), ys)
         if type(y) is not np.ndarray:
-            y = np.asarray(y)
+            y = tuple([np.asarray(one) for one in y]) if type(y) is tuple else np.asarray(y)
         elif self.view and any(y is a for a in arrays):
             y = y.view()  # an array's identity is a value's identity to a recorder
-        if plan is None or not plan.targets:
-            return Tensor(y)
-        return Tensor(y, Node(plan, nodes, plan.save(arrays, y, statics), y.shape, y.dtype))
+        if tracked and grad:
+            plan = self._plans.get(tracked + bit) or self.plan(tracked, len(args))
+            if plan.targets:
+                if plain:
+                    for i in plan.keeps:
+                        if isinstance(args[i], np.ndarray):
+                            arrays[i] = np.array(args[i])  # an array of the caller's may be written to before the backward
+                saved = plan.save(arrays, y, statics)
+                if type(y) is tuple:
+                    return outputs(Node(plan, parents, saved, [one.shape for one in y], None), y)
+                return Tensor(y, Node(plan, parents, saved, y.shape, y.dtype))
+        return tuple([Tensor(one) for one in y]) if type(y) is tuple else Tensor(y)
 
-    def plan(self, mask, count):
-        """How to save for, and pull a cotangent back through, a call whose tracked inputs are the bits of `mask`."""
-        plan = self._plans[mask, count] = Plan(self, mask, count)
+    def plan(self, tracked, count):
+        """How to save for, and pull a cotangent back through, a call of `count` inputs of which the bits of `tracked` are."""
+        if len(self._plans) >= 256:  # an op of any number of inputs could go on for ever
+            self._plans.clear()
+        plan = self._plans[tracked + (1 << count)] = Plan(self, tracked, count)
         return plan
 
     # ---- what goes wrong ------------------------------------------------------------------------------------
@@ -190,37 +191,51 @@ def outputs(parent, ys):
 class Plan:
     """For one op and one set of tracked inputs: what to save, and how the rules are called with it.
 
+    `targets` are the places among the node's parents (its tracked inputs) that a cotangent goes to, in the order in
+    which `pull(g, saved, into)` returns them. `sources` say for each saved value what it is: a place among the
+    parents, UNTRACKED, a list of these, "y", or None for shapes and statics.
+
     The two functions are spelled as Python text once and compiled, as `namedtuple` does: looping over requests
     in every call would cost more than the arithmetic of a small cell.
     """
 
     __slots__ = ("op", "targets", "keeps", "sources", "adds_into", "save", "pull")
 
-    def __init__(self, op, mask, count):
+    def __init__(self, op, tracked, count):
         self.op = op
         n = len(op.arrays)
-        wanted = [name for i, name in enumerate(op.arrays) if mask >> i & 1] + [op.variadic] * (mask >> n > 0)
+        wanted = [name for i, name in enumerate(op.arrays) if tracked >> i & 1] + [op.variadic] * (tracked >> n > 0)
         for name in wanted:
             if name not in op.rules:
                 raise RuleError(message(f"{op.name}", f"no derivative rule is declared for {name}", {"rules": ", ".join(op.rules) or "none"},
                                         f"Declare {op.name}.vjp({name}=…), or {name}=None if it has no gradient."))
         wanted = [name for name in wanted if op.rules[name] is not None]
-        slots, calls, scope = {}, [], {}
+        positions = {name: [i] for i, name in enumerate(op.arrays)} | {op.variadic: list(range(n, count))}
+        parent = [(tracked & ((1 << i) - 1)).bit_count() if tracked >> i & 1 else UNTRACKED for i in range(count)]
+        slots, calls, self.targets = {}, [], []  # slots: what is saved, in the order of the first request
+        scope = {"chosen": lambda parts: _chosen(op, parts, [at != UNTRACKED for at in parent[n:]])}
         for name in wanted:
+            call = f"d_{name}({', '.join(_request(r, slots) for r in _parameters(op.rules[name]))})"
+            calls.append(f"*chosen({call}), " if name == op.variadic else f"{call}, ")
             scope[f"d_{name}"] = op.rules[name]
-            requests = _parameters(op.rules[name])
-            calls.append(f"d_{name}({', '.join(_request(r, slots) for r in requests)})")
-        self.targets = [op.arrays.index(name) if name in op.arrays else n for name in wanted]
-        self.sources = [_source(op, name, count) for name in slots]
+            self.targets += [parent[i] for i in positions[name] if parent[i] != UNTRACKED]
         self.adds_into = any("into" in _parameters(op.rules[name]) for name in wanted)
-        self.keeps = sorted({i for name, where in zip(slots, self.sources) if where is not None and name != "y"
-                             for i in ([where] if isinstance(where, int) else where)})
-        spelled = "".join(_saved(op, name) + ", " for name in slots)
-        self.save = eval(f"lambda args, y, statics: ({spelled})", {"shape": np.shape})
-        self.pull = eval(f"lambda g, saved, into: ({''.join(call + ', ' for call in calls)})", scope)
+        self.keeps = sorted({i for name in slots for i in positions.get(name, ())})
+        self.sources = [name if name == "y" else [parent[i] for i in positions[name]] if name == op.variadic else
+                        parent[positions[name][0]] if name in positions else None for name in slots]
+        self.save = eval(f"lambda args, y, statics: ({''.join(_saved(op, name, tracked) + ', ' for name in slots)})", {"shape": np.shape})
+        self.pull = eval(f"lambda g, saved, into: ({''.join(calls)})", scope)
 
     def __repr__(self):
         return self.op.name
+
+
+def _chosen(op, parts, tracked):
+    """Of the cotangents that a rule of any number of inputs returned, those that somebody waits for."""
+    if len(parts) != len(tracked):
+        raise RuleError(message(f"{op.name}", f"the rule of {op.variadic} returned the wrong number of cotangents",
+                                {"inputs": len(tracked), "cotangents": len(parts)}, "Return a list with one entry for each input."))
+    return [part for part, wanted in zip(parts, tracked) if wanted]
 
 
 class _Pick:
@@ -239,16 +254,7 @@ def _request(name, slots):
     return f"saved[{slots.setdefault(name, len(slots))}]"
 
 
-def _source(op, name, count):
-    """Which input a saved value is: a position, a list of positions, "y", or None for shapes and statics."""
-    if name == "y":
-        return "y"
-    if name in op.arrays:
-        return op.arrays.index(name)
-    return list(range(len(op.arrays), count)) if name == op.variadic else None
-
-
-def _saved(op, name):
+def _saved(op, name, tracked):
     n = len(op.arrays)
     if name == "y":
         return "y"
@@ -259,7 +265,10 @@ def _saved(op, name):
     if name in op.defaults:
         return f"statics[{name!r}]"
     array = name.removesuffix("_shape")
-    return f"[shape(a) for a in args[{n}:]]" if array == op.variadic else f"shape(args[{op.arrays.index(array)}])"
+    if array == op.variadic:
+        return f"[shape(a) for a in args[{n}:]]"
+    i = op.arrays.index(array)
+    return f"args[{i}].shape" if tracked >> i & 1 else f"shape(args[{i}])"
 
 
 def _parameters(function):
