@@ -13,16 +13,21 @@ derivative is right by construction. Refuses to know how a compiled loop works (
 gradients, ops, trees.
 """
 
+import functools
 import math
+import types
 from contextvars import ContextVar
 
 import numpy as np
 
 from . import trees
-from .errors import ArgumentError, DomainError, DtypeError, ShapeError, message
+from .derive import run as run_loop
+from .errors import ArgumentError, DomainError, DtypeError, ShapeError, TraceError, message
 from .gradients import checkpoint as checkpointed
+from .loops import Loop
 from .ops import concatenate, flip, getitem, stack, stop_gradient, where
-from .tensor import Tensor, mode
+from .program import SPELLED, Program, Tracer
+from .tensor import Tensor, mode, switched
 
 step = ContextVar("step", default=None)  # the time index at which a watched plain loop is; None outside of one
 
@@ -70,7 +75,7 @@ def scan(cell, state, xs, *, length=None, reverse=False, lengths=None, truncate=
         cell = watcher.enter(cell)
     if reverse:
         times, xs = times[::-1], trees.map(lambda x: flip(x, 0), xs)
-    run = _plain
+    run = _compiled if compiled else _plain
     if checkpoint is not None:
         run = _checkpointing(run, checkpoint, T)
     if truncate is not None:
@@ -175,6 +180,104 @@ def checked(result, state, structure, t):
                                      {name: f"in {old.dtype} out {leaf.dtype}"}, "Start from a state of the dtype that the cell computes in."))
     return trees.unflatten(structure, [np.asarray(leaf, old.dtype) if isinstance(leaf, (int, float)) else leaf
                                        for old, leaf in zip(trees.flatten(state)[0], leaves)]), y
+
+
+# ---- the compiled meaning -----------------------------------------------------------------------------------
+
+_programs = {}  # key of a trace -> (Loop, structure of y); the oldest goes first when it is full
+_MOST_PROGRAMS = 512
+
+
+def _compiled(cell, state, xs, times):
+    """Trace the cell on the first step, and run the loop that the trace describes; its plain meaning when watched."""
+    states, structure = trees.flatten(state)
+    leaves, xs_structure = trees.flatten(xs)
+    now = mode.get()
+    if not times or now.recorder is not None and not now.tracing or any(0 in x.shape for x in (*states, *leaves)):
+        return _plain(cell, state, xs, times)
+    traced = Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
+    found = _programs.get(traced.key)
+    if found is None:
+        found = traced.loop(), traced.y_structure
+        if len(times) > 1:
+            traced.compare(Trace(cell, [out._array if isinstance(out, Tensor) else np.asarray(out) for out in traced.after],
+                                 structure, leaves, xs_structure, 1, times[1]))
+        if len(_programs) >= _MOST_PROGRAMS:
+            _programs.pop(next(iter(_programs)), None)
+        _programs[traced.key] = found
+    loop, y_structure = found
+    out = run_loop(*states, *leaves, *[obj for _, obj in traced.tracer.closed], loop=loop, T=len(times))
+    n = len(states)
+    return trees.unflatten(structure, out[:n]), trees.unflatten(y_structure, out[n:])
+
+
+class Trace:
+    """One step of a cell, recorded: the calls, what the cell closes over, and a key that says when two are the same."""
+
+    def __init__(self, cell, states, structure, leaves, xs_structure, i, t):
+        self.cell, self.t = cell, t
+        self.tracer = tracer = Tracer(_name(cell), _literals(cell))
+        inputs = [tracer.input(s) for s in states]
+        inputs += [tracer.input((x._array if type(x) is Tensor else x)[i, ...]) for x in leaves]
+        self.values = [value for value, _ in inputs]
+        tensors = [tensor for _, tensor in inputs]
+        n = len(states)
+        with switched(grad=False, recorder=tracer):
+            before = trees.unflatten(structure, tensors[:n])
+            after, y = checked(cell(before, trees.unflatten(xs_structure, tensors[n:])), before, structure, t)
+        self.after = trees.flatten(after)[0]
+        ys, self.y_structure = trees.flatten(y)
+        self.states, self.ys = [tracer.value(leaf) for leaf in self.after], [tracer.value(leaf) for leaf in ys]
+        self.key = (_code(cell), structure, xs_structure, self.y_structure, tuple(tracer.key),
+                    tuple([(v.shape, v.dtype) for v in self.values]), tuple([(v.number, v.shape, v.dtype) for v, _ in tracer.closed]),
+                    tuple([v.number for v in (*self.states, *self.ys)]))
+
+    def loop(self):
+        """The loop that repeats this step."""
+        body = Program([*self.values, *[v for v, _ in self.tracer.closed]], self.tracer.calls, [*self.states, *self.ys])
+        return Loop(body, len(self.states), len(self.values) - len(self.states), len(self.ys))
+
+    def compare(self, other):
+        """Refuse a cell that would not do the same at the next step."""
+        same = self.key == other.key and all(_same(a, b) for (_, a), (_, b) in zip(self.tracer.closed, other.tracer.closed))
+        if not same:
+            what = "closes over a value that changes" if self.key == other.key else "makes other calls"
+            raise TraceError(message(_WHO, f"the cell {what} from step {self.t} to step {other.t}", {"cell": self.tracer.name},
+                                     "Pass what changes (counters, noise, masks) in state or xs, or use compiled=False."))
+
+
+def _same(a, b):
+    if a is b:
+        return True
+    a, b = (x._array if isinstance(x, Tensor) else np.asarray(x) for x in (a, b))
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f")
+
+
+def _name(cell):
+    return getattr(cell, "__qualname__", None) or type(cell).__name__
+
+
+def _code(cell):
+    """What runs when the cell is called: a changed cell is another program, whatever its trace looks like."""
+    function = getattr(cell, "__func__", cell)
+    return getattr(function, "__code__", None) or getattr(type(cell).__call__, "__code__", None) or type(cell)
+
+
+@functools.lru_cache(maxsize=4096)
+def _spelled(code):
+    found = set()
+    for constant in code.co_consts:
+        if type(constant) in (int, float):
+            found.add(constant)
+        elif isinstance(constant, types.CodeType):
+            found |= _spelled(constant)
+    return frozenset(found)
+
+
+def _literals(cell):
+    """The numbers that stand in the cell's own text; every other number may change from call to call."""
+    code = _code(cell)
+    return SPELLED | _spelled(code) if isinstance(code, types.CodeType) else SPELLED
 
 
 # ---- the options --------------------------------------------------------------------------------------------

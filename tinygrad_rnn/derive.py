@@ -1,0 +1,207 @@
+"""The derivative of a loop is a loop: the body's own backward walk, traced, and run in the other direction.
+
+Knows how to augment a loop with what its derivative will read (the stash), how to derive it, and the op `run_loop`
+through which loops enter the graph, so that derivatives of every order are the same step once more. Refuses to know
+cells and sequences: `scan` makes loops out of them. Below it: loops, gradients, program.
+
+For a body (states, xs, consts) -> (states', ys, addends) the derivative's body is
+
+    (d_states' | d_ys, xs, stash | consts, d_sums) -> (d_states | d_xs | d_consts)
+
+in the same three kinds: cotangents of states are carried, those of xs are stacked, those of consts are summed.
+"""
+
+import numpy as np
+
+from .loops import Loop
+from .primitive import Primitive
+from .program import Call, Program, Tracer, Value, replay
+from .tensor import mode, switched
+from .walk import is_tracked, walk
+
+
+def run_loop(*inputs, loop, T):
+    """Run a loop for T steps: `(last states…, ys…, sums…)`."""
+    return loop.run(T, inputs)
+
+
+class _RunLoop(Primitive):
+    """The op of a loop. Before it enters a graph the loop is augmented with what its derivative will read."""
+
+    domain, kinks, faults, remedy = None, (), (), ""
+    broadcasts = elementwise = analytic = view = False
+    reference = sample = over_time = numpy = None
+
+    def __call__(self, *inputs, loop, T):
+        now = mode.get()
+        if now.grad:
+            active = tuple([is_tracked(x) for x in inputs])
+            if True in active:
+                loop, visible = augmented(loop, active), loop
+                ys = super().__call__(*inputs, loop=loop, T=T)
+                extra = loop.n_ys - visible.n_ys
+                kept = visible.n_states + visible.n_ys
+                return ys[:kept] + ys[kept + extra:]
+        return super().__call__(*inputs, loop=loop, T=T)
+
+
+def _rule(g, y, inputs, loop, T):
+    """Cotangents of a loop's inputs, by running its derivative."""
+    given = tuple([one is not None for one in g])
+    derivative = derived(loop, given)
+    stash = [inputs[where] if kind == "input" else y[where] for kind, where in derivative.reads]
+    starts = [_zeros(v) if g[i] is None else g[i] for i, v in derivative.carried]
+    cotangents = [g[i] for i in derivative.arrived]
+    sums = [g[i] for i in derivative.summed]
+    xs, consts = stash[:derivative.n_stacked], stash[derivative.n_stacked:]
+    results = run(*starts, *cotangents, *xs, *consts, *sums, loop=derivative.loop, T=T)
+    out = [None] * len(inputs)
+    for i, result in zip(derivative.gives, results):
+        out[i] = result
+    return out
+
+
+run = _RunLoop(run_loop, {})
+run.vjp(inputs=_rule)
+
+
+def _zeros(value):
+    return np.zeros(value.shape, value.dtype)
+
+
+class Derivative:
+    """A derived loop and how its inputs and outputs belong to those of the loop it was derived from.
+
+    `carried`: (output number, state) of each cotangent that is carried; `arrived`, `summed`: numbers of the outputs whose
+    cotangents come in per step and once; `reads`: ("input" | "output", number) of what it reads, the first `n_stacked`
+    of it step by step; `gives`: for each of its results the number of the input that it is the cotangent of.
+    """
+
+    __slots__ = ("loop", "carried", "arrived", "summed", "reads", "n_stacked", "gives")
+
+
+def augmented(loop, active):
+    """The loop with further stacked outputs: what its derivative by the `active` inputs reads and nobody else keeps."""
+    key = "augmented", active
+    if key not in loop.derived:
+        body, n = loop.body, loop.n_states + loop.n_ys
+        needed = _differentiated(loop, active, (True,) * len(body.outputs))[2]
+        extra = [v for v in needed if v not in loop.ys]
+        made = Loop(Program(body.inputs, body.calls, [*body.outputs[:n], *extra, *body.outputs[n:]]),
+                    loop.n_states, loop.n_xs, loop.n_ys + len(extra), loop.reverse) if extra else Loop(
+                        body, loop.n_states, loop.n_xs, loop.n_ys, loop.reverse)
+        made.derived["active"] = active
+        loop.derived[key] = made
+    return loop.derived[key]
+
+
+def derived(loop, given):
+    """The derivative of an augmented loop for the outputs that are `given` a cotangent."""
+    if given not in loop.derived:
+        loop.derived[given] = _differentiated(loop, loop.derived["active"], given)[0]()
+    return loop.derived[given]
+
+
+def _differentiated(loop, active, given):
+    """Trace the body and its backward walk; returns (how to finish, tracer, what the derivative wants stashed)."""
+    body, n_states, n_xs = loop.body, loop.n_states, loop.n_xs
+    tracer, known, n_outs = Tracer("the derivative of a loop"), {}, loop.n_states + loop.n_ys
+    with switched(grad=True, recorder=tracer), np.errstate(all="ignore"):
+        leaves = []
+        for i, (v, wanted) in enumerate(zip(body.inputs, active)):
+            _, known[v] = tracer.input(v.like_ones(), v.name, tracked=wanted or i < n_states)
+            leaves.append(known[v])
+        replay(body.calls, known)
+        outs = [known[o] if isinstance(o, Value) else None for o in body.outputs]
+        start = len(tracer.calls)
+        seeds, seed_values = [], {}
+        for i, (out, has) in enumerate(zip(outs, given)):
+            if (has or i < n_states) and is_tracked(out):
+                v = body.outputs[i]
+                seed_values[i], seed = tracer.input(v.like_ones(), f"d{v.name}" if v.name else "")
+                seeds.append((out._node, seed))
+        targets = [leaf._node for leaf in leaves if is_tracked(leaf)]
+        found = walk(seeds, targets, graph=True) if seeds else {}
+        results = {i: tracer.value(found[leaf._node]) if is_tracked(leaf) and leaf._node in found else None for i, leaf in enumerate(leaves)}
+    origin = {tracer.value(tensor): v for v, tensor in known.items()}
+    closed = {value: getattr(obj, "_array", obj) for value, obj in tracer.closed}
+    varying = _varying(loop)
+    backward = _backward_calls(tracer.calls, start, results, origin, varying)
+    mentioned = _mentioned(backward, results, origin)
+    stash = [origin[u] for u in mentioned if origin[u] not in loop.xs and origin[u] not in loop.consts]
+
+    def finish():
+        made = Derivative()
+        carried = [i for i in range(n_states) if body.inputs[i].dtype.kind == "f"]
+        for i in carried:
+            if i not in seed_values:
+                v = body.inputs[i]
+                seed_values[i] = Value(v.shape, v.dtype)
+        made.carried = [(i, body.inputs[i]) for i in carried]
+        made.arrived = [i for i in range(n_states, n_outs) if i in seed_values]
+        made.summed = [i for i in range(n_outs, len(outs)) if i in seed_values]
+        stacked = [u for u in mentioned if origin[u] in varying]
+        fixed = [u for u in mentioned if origin[u] not in varying]
+        made.n_stacked = len(stacked)
+        made.reads = [_where(loop, origin[u]) for u in [*stacked, *fixed]]
+        xs = [i for i in range(n_states, n_states + n_xs) if active[i] and results.get(i) is not None]
+        consts = [i for i in range(n_states + n_xs, len(body.inputs)) if active[i] and results.get(i) is not None]
+        made.gives = [*carried, *xs, *consts]
+        constant = {u: closed[u] for u in closed}
+
+        def out(i):
+            u = results.get(i)
+            if u is None:
+                return np.zeros(body.inputs[i].shape, body.inputs[i].dtype)
+            return constant.get(u, u)
+
+        inputs = [seed_values[i] for i in carried] + [seed_values[i] for i in made.arrived] + stacked + fixed + [seed_values[i] for i in made.summed]
+        calls = [Call(c.op, tuple(constant.get(a, a) if isinstance(a, Value) else a for a in c.args), c.statics, c.outs) for c in backward]
+        for i in made.gives:
+            if isinstance(out(i), Value):
+                out(i).name = out(i).name or (f"d{body.inputs[i].name}" if body.inputs[i].name else "")
+        for u, v in origin.items():
+            u.name = u.name or v.name
+        made.loop = Loop(Program(inputs, calls, [out(i) for i in made.gives]), len(carried), len(made.arrived) + len(stacked), len(xs), not loop.reverse)
+        return made
+
+    return finish, tracer, stash
+
+
+def _varying(loop):
+    """The values of a body that change from step to step."""
+    varying = {*loop.states, *loop.xs}
+    for call in loop.body.calls:
+        if not varying.isdisjoint(call.inputs):
+            varying.update(call.outs)
+    return varying
+
+
+def _backward_calls(calls, start, results, origin, varying):
+    """What the walk recorded, and the forward calls that only repeat what never changes."""
+    wanted = {u for u in results.values() if u is not None}
+    kept = []
+    for k, call in reversed(list(enumerate(calls))):
+        if wanted.isdisjoint(call.outs):
+            continue
+        if k >= start or not any(origin.get(u) in varying for u in call.outs):
+            kept.append(call)
+            wanted.update(call.inputs)
+    return kept[::-1]
+
+
+def _mentioned(backward, results, origin):
+    """The forward values that the derivative reads, in order of first use."""
+    made, seen = {v for call in backward for v in call.outs}, {}
+    for u in [*(a for call in backward for a in call.inputs), *(r for r in results.values() if r is not None)]:
+        if u in origin and u not in made:
+            seen[u] = None
+    return list(seen)
+
+
+def _where(loop, value):
+    """Where a run of the loop has the steps of a value: among its inputs or its outputs."""
+    inputs = loop.body.inputs
+    if value in inputs[loop.n_states:]:
+        return "input", inputs.index(value)
+    return "output", loop.n_states + loop.ys.index(value)
