@@ -290,7 +290,7 @@ class Source:
     def _mark_live(self):
         """What the results need, from the end to the start."""
         s = self.schedule
-        results = [*s.outputs, *s.sums, *self.loop.next_states]
+        results = [*s.outputs, *s.sums, *(s.stacked.get(v, v) if isinstance(v, Value) else v for v in self.loop.next_states)]
         self.live = {v for v in results if isinstance(v, Value)}
         for call in reversed([*s.once, *s.before, *s.inside, *s.after]):
             if call in s.inside or not self.live.isdisjoint(call.outs):
@@ -361,7 +361,7 @@ class Source:
         made = {v for call in s.inside for v in call.outs}
         owner, self.finals = {}, []  # owner: loop value -> where its state keeps it
         for i, (state, value, start) in enumerate(zip(loop.states, loop.next_states, initial)):
-            stack = state in s.stacked or (value in s.stacked and value in made and value not in owner)
+            stack = state in s.stacked or isinstance(value, Value) and value in s.stacked and value in made and value not in owner
             word = self.name(state)
             shape = "".join(f", {n}" for n in state.shape)
             if stack:

@@ -97,13 +97,14 @@ def _needed(calls, outputs):
 class Tracer:
     """A recorder that owns the values of one run of a function.
 
+    `literals` are the floats that count as part of the program (None: all); any other is an input of it.
     `closed` lists what the function closed over: pairs of Value and the object itself, in the order of first use.
     `key` grows into a hashable account of the calls: equal keys (and equal inputs) mean equal programs.
     """
 
     tracing = True
 
-    def __init__(self, name, literals=SPELLED):
+    def __init__(self, name, literals=None):
         self.name, self.literals = name, literals
         self.calls, self.closed, self.key = [], [], []
         self._values, self._numbers, self._alive, self._objects, self._inner = {}, {}, [], [], set()
@@ -143,7 +144,7 @@ class Tracer:
 
     def _number(self, number, args):
         """A number that the function's code does not spell is an input: an array of the dtype it is used in."""
-        if type(number) is not float or number in self.literals:
+        if type(number) is not float or self.literals is None or number in self.literals:
             return number, number
         floats = [a.dtype for a in args if isinstance(a, (Tensor, np.ndarray)) and a.dtype.kind == "f"]
         dtype = floats[0] if floats else np.dtype(float)

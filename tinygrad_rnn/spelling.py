@@ -119,6 +119,23 @@ def _reshape(args, statics, call):
     return f"{_prefix(args[0])}.reshape({_item(shape) if isinstance(shape, tuple) else shape})", ATOM
 
 
+def _scatter(args, statics, call):
+    index = index_text(statics["index"], [a for a, _ in args[1:]])
+    return f"{'added_at' if len(args) > 1 else 'placed_at'}({args[0][0]}, {_tuple(statics['shape'])}, np.s_[{index}])", ATOM
+
+
+def placed_at(values, shape, index):
+    out = np.zeros(shape, values.dtype)
+    out[index] = values
+    return out
+
+
+def added_at(values, shape, index):
+    out = np.zeros(shape, values.dtype)
+    np.add.at(out, index, values)
+    return out
+
+
 def _sum(args, statics, call):
     words = [args[0][0], *(f"{k}={_item(v)}" for k, v in statics.items() if v is not call.op.defaults[k])]
     return f"np.{call.op.name}({', '.join(words)})", ATOM
@@ -133,6 +150,7 @@ _SPECIAL = {
     "identity": lambda args, s, call: args[0],
     "stop_gradient": lambda args, s, call: args[0],
     "astype": lambda args, s, call: (f"{_prefix(args[0])}.astype({_item(np.dtype(s['dtype']))})", ATOM),
+    "scatter_add": _scatter,
     "pad_": lambda args, s, call: (f"np.pad({args[0][0]}, {_item(s['width'])})", ATOM),
     "cumsum": lambda args, s, call: (f"np.cumsum({args[0][0]}, axis={s['axis']})", ATOM),
     "diagonal": lambda args, s, call: (f"np.diagonal({args[0][0]}, {s['offset']}, -2, -1)", ATOM),
@@ -148,8 +166,13 @@ _SPECIAL = {
 
 def kernels(calls):
     """The kernels that a source of these calls needs beside NumPy: {name: function}."""
-    return {call.op.name: call.op.forward for call in calls
-            if not is_numpy(call.op) and not (ours(call.op) and call.op.name in _SPECIAL)}
+    found = {call.op.name: call.op.forward for call in calls
+             if not is_numpy(call.op) and not (ours(call.op) and call.op.name in _SPECIAL)}
+    for call in calls:
+        if call.op.name == "scatter_add" and ours(call.op):
+            function = added_at if len(call.args) > 1 else placed_at
+            found[function.__name__] = function
+    return found
 
 
 def kernel_text(functions):

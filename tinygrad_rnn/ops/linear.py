@@ -44,7 +44,9 @@ def _matmul_over_time(T, stacked, a, b):
         if b.ndim <= 2 < a.ndim:
             rows = np.matmul(a.reshape((-1, a.shape[-1])), b)
             return rows.reshape((T, *a.shape[1:-1], *b.shape[1:]))
-        if a.ndim == 2 and b.ndim > 2:
+        if a.ndim == 2 and b.ndim <= 2:
+            return np.matmul(a, b)
+        if a.ndim == 2:
             return np.matmul(a.reshape((T, *(1,) * (b.ndim - 2), 1, a.shape[-1])), b)[..., 0, :]
         return np.matmul(_aligned(T, a, b.ndim), b)
     if b_stacked and not a_stacked:
