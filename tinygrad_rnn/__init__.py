@@ -2,7 +2,9 @@
 
 from . import domains as domains
 from . import errors as errors
+from . import explain as explain
 from . import ops as ops
+from . import parallel as parallel
 from . import sources as sources
 from . import trees as trees
 from .gradients import checkpoint as checkpoint
