@@ -122,7 +122,7 @@ class Primitive:
             return y
         if type(y) is not np.ndarray:
             y = tuple([np.asarray(one) for one in y]) if type(y) is tuple else np.asarray(y)
-        elif self.view and any(y is a for a in arrays):
+        elif self.view and y is arrays[0]:
             y = y.view()  # an array's identity is a value's identity to a recorder
         if tracked and grad:
             plan = self._plans.get(tracked + bit) or self.plan(tracked, len(args))
@@ -181,6 +181,7 @@ class Primitive:
 
 
 _PLAIN = {np.ndarray, float, int, bool, complex}
+_OPERANDS = (np.ndarray, np.generic, list, tuple, Tensor)  # what an operator takes besides; of the rest it is no business
 
 
 def outputs(parent, ys):
@@ -354,9 +355,13 @@ def bind(function, method="", numpy=None):
 
 
 def _method(function, name, reflected):
-    if reflected:
+    if isinstance(function, Primitive) and function.exact == 2:
         def call(self, other):
-            return function(other, self)
+            if type(other) is not Tensor and type(other) not in _PLAIN and not isinstance(other, _OPERANDS):
+                return NotImplemented
+            now = mode.get()
+            args = (other, self) if reflected else (self, other)
+            return function.apply(args, {}, now.grad) if now.recorder is None else now.recorder.record(function, args, {})
     else:
         def call(self, *args, **options):
             return function(self, *args, **options)

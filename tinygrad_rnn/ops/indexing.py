@@ -74,7 +74,7 @@ def getitem(x, /, *where, index):
         >>> tg.ops.getitem(np.arange(3.0), index=(slice(0, 2),))
         array([0., 1.])
     """
-    return x[_filled(index, where)]
+    return x[_filled(index, where) if where else index]
 
 
 @primitive(domain=REALS, analytic=True, numpy=False,
@@ -97,10 +97,10 @@ def scatter_add(values, /, *where, index, shape):
 
 
 def _add_at(into, values, where, index):
-    if _basic(index):
-        into[index] += values
-    else:
+    if where:
         np.add.at(into, _filled(index, where), values)
+    else:
+        into[index] += values
     return into
 
 
@@ -117,7 +117,7 @@ scatter_add.vjp(values=lambda g, where, index: getitem(g, *where, index=index), 
 @composite(method="__getitem__", numpy=None)
 def _getitem_method(x, index):
     """x[index], as in NumPy."""
-    template, arrays = _parted(index)
+    template, arrays = ((index,), ()) if type(index) is int else _parted(index)
     return getitem(x, *arrays, index=template)
 
 
