@@ -391,8 +391,8 @@ class Source:
         for call in s.inside:
             names = [(where.get(a) or take(a), ATOM) if isinstance(a, Value) else self.arg(a) for a in call.args]
             if len(call.outs) > 1:
-                for v in call.outs:
-                    where[v] = self.name(v)
+                for v in call.outs:  # a name of its own: that of a stored value is bound to its slot
+                    where[v] = self.fresh(self.name(v)) if v in s.stored else self.name(v)
                 body.append(f"{', '.join(where[v] for v in call.outs)} = {spell(call, names)[0]}")
                 body += [f"{self._slot(v, every, head)}[...] = {where[v]}" for v in call.outs if v in s.stored]
                 continue
