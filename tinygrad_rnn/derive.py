@@ -16,7 +16,7 @@ import numpy as np
 from .loops import Loop
 from .primitive import Primitive
 from .program import Call, Program, Tracer, Value, replay
-from .tensor import mode, switched
+from .tensor import Tensor, mode, switched
 from .walk import is_tracked, walk
 
 
@@ -124,7 +124,13 @@ def _differentiated(loop, active, given):
                 seed_values[i], seed = tracer.input(v.like_ones(), f"d{v.name}" if v.name else "")
                 seeds.append((out._node, seed))
         targets = [leaf._node for leaf in leaves if is_tracked(leaf)]
-        found = walk(seeds, targets, graph=True) if seeds else {}
+        names = {tensor._node: v.name for v, tensor in known.items() if is_tracked(tensor) and v.name and v not in body.inputs}
+
+        def visit(node, g):
+            if node in names and isinstance(g, Tensor):
+                tracer.value(g).name = f"d{names[node]}"
+
+        found = walk(seeds, targets, graph=True, visit=visit) if seeds else {}
         results = {i: tracer.value(found[leaf._node]) if is_tracked(leaf) and leaf._node in found else None for i, leaf in enumerate(leaves)}
     origin = {tracer.value(tensor): v for v, tensor in known.items()}
     closed = {value: getattr(obj, "_array", obj) for value, obj in tracer.closed}
@@ -164,7 +170,7 @@ def _differentiated(loop, active, given):
             if isinstance(out(i), Value):
                 out(i).name = out(i).name or (f"d{body.inputs[i].name}" if body.inputs[i].name else "")
         for u, v in origin.items():
-            u.name = u.name or v.name
+            u.name = f"{v.name}_before" if v in loop.states and v.name else u.name or v.name
         made.loop = Loop(Program(inputs, calls, [out(i) for i in made.gives]), len(carried), len(made.arrived) + len(stacked), len(xs), not loop.reverse)
         return made
 

@@ -52,16 +52,20 @@ class Loop:
 
 
 class Schedule:
-    """The calls of a loop's body, each in its part; `stacked` tells which value holds all T steps of another."""
+    """The calls of a loop's body, each in its part; `stacked` tells which value holds all T steps of another.
 
-    def __init__(self, loop):
-        self.loop = loop
+    A `readable` one moves only matrix products out of the loop, and writes sums of products as einsum: a reader finds the
+    equations of the cell together, step by step.
+    """
+
+    def __init__(self, loop, readable=False):
+        self.loop, self.readable = loop, readable
         self.once, self.before, self.inside, self.after = [], [], [], []
         self.stacked, self.stored = {}, []
         self._maker, self._lifts = {}, {}
         self._sort()
         self.outputs = [self._output(v) for v in loop.ys]
-        self.sums = [self._summed(v) for v in loop.addends]
+        self.sums = [self._named_sum(v) for v in loop.addends]
 
     def _sort(self):
         loop, calls = self.loop, self.loop.body.calls
@@ -73,7 +77,8 @@ class Schedule:
                 varying.update(call.outs)
                 flags = [a in varying for a in call.args if isinstance(a, Value)]
                 liftable = self._lift(call, varying) is not None
-                if not liftable or not carried.isdisjoint(args):
+                stays = self.readable and call.op.name not in ("matmul", "einsum")
+                if not liftable or stays or not carried.isdisjoint(args):
                     carried.update(call.outs)
                 if not liftable:
                     self._lifts[call] = None
@@ -146,7 +151,7 @@ class Schedule:
             else:
                 tensors.append(arg)
         with switched(grad=False, recorder=tracer), np.errstate(all="ignore"):
-            out = _over_time(call, stacked, tensors)
+            out = _over_time(call, stacked, tensors, self.readable)
         if out is None:
             return None
         outs = [tracer.value(o) for o in (out if isinstance(out, tuple) else (out,))]
@@ -158,6 +163,11 @@ class Schedule:
         return self.stack(value) if isinstance(value, Value) and value in self.varying else value
 
     # ---- sums over time -----------------------------------------------------------------------------------------
+
+    def _named_sum(self, value):
+        made = self._summed(value)
+        made.name = made.name or getattr(value, "name", "")
+        return made
 
     def _summed(self, value):
         """The value that holds Σ_t value_t; products and sums take the sum over time inside."""
@@ -172,6 +182,8 @@ class Schedule:
                 a, b = (self._summed(arg) for arg in call.args)
                 return self._traced(lambda a, b: call.op(a, b), [a, b], [False, False])
             if call.op.name == "matmul" and all(len(a.shape) == 2 and a in self.varying for a in call.args):
+                if self.readable:
+                    return self._einsum(call)
                 a, b = (self.stack(arg) for arg in call.args)
                 m, n = value.shape
                 return self._traced(lambda a, b: np.matmul(np.transpose(a, (1, 0, 2)).reshape((m, -1)), b.reshape((-1, n))), [a, b], [True, True])
@@ -182,6 +194,18 @@ class Schedule:
                 axes = range(rank) if axes is None else axes if isinstance(axes, tuple) else (axes,)
                 return self._traced(lambda x: np.sum(x, axis=(0, *(a % rank + 1 for a in axes))), [self.stack(x)], [True])
         return self._traced(lambda x: np.sum(x, axis=0), [self.stack(value)], [True])
+
+    def _einsum(self, call):
+        """Σ_t a_t b_t as one einsum, transposes read through."""
+        terms, args = [], []
+        for arg, term in zip(call.args, ("tib", "tbj")):
+            maker = self._maker.get(arg)
+            if maker is not None and maker.op.name == "transpose":
+                arg, term = maker.args[0], term[0] + term[:0:-1]
+            terms.append(term)
+            args.append(self.stack(arg))
+        spec = f"{terms[0]},{terms[1]}->ij"
+        return self._traced(lambda a, b: np.einsum(spec, a, b), args, [True, True])
 
     def _traced(self, function, args, stacked, with_steps=False):
         """Append what `function` does on `args` to the part after the loop; returns its result."""
@@ -200,9 +224,11 @@ class Schedule:
 _T = 3  # the number of steps of the samples on which lifted calls are traced; no result depends on it
 
 
-def _over_time(call, stacked, tensors):
+def _over_time(call, stacked, tensors, readable):
     """The op on arrays with a leading time axis; None when it has no such form."""
     op = call.op
+    if readable and op.name == "matmul" and stacked == [True, False] and len(call.args[1].shape) <= 2:
+        return op(*tensors)  # NumPy's own rule for stacks of matrices says the same; rows are only faster
     if op.elementwise:
         rank = max(len(a.shape) for a in call.inputs)
         aligned = [t.reshape((Steps(_T), *(1,) * (rank - t.ndim + 1), *t.shape[1:])) if flag and t.ndim - 1 < rank else t
@@ -217,11 +243,11 @@ def _over_time(call, stacked, tensors):
 class Source:
     """The text of a loop as a Python function `run(T, states…, xs…, consts…) -> (states…, ys…, sums…)`."""
 
-    def __init__(self, loop):
+    def __init__(self, loop, names=None, sequences=None, taken=()):
         self.loop, self.schedule = loop, Schedule(loop)
-        self.names, self.taken, self.constants = {}, {"T", "np", "run"}, {}
-        self.lines = []
-        self._write()
+        self.names, self.taken, self.constants = {(v, ""): name for v, name in (names or {}).items()}, {"T", "np", "run", *taken}, {}
+        self.body = self.lines = []
+        self._write(sequences)
 
     def compile(self):
         """The function."""
@@ -232,7 +258,8 @@ class Source:
     @property
     def text(self):
         """The source."""
-        return "\n".join(self.lines) + "\n"
+        results = "".join(r + ", " for r in self.results)
+        return "\n".join([f"def run({', '.join(['T', *self.inputs])}):", *self.body, f"    return ({results})"]) + "\n"
 
     # ---- names --------------------------------------------------------------------------------------------------
 
@@ -298,21 +325,21 @@ class Source:
                     self.live.add(a)
                     self.live.add(s.stacked.get(a, a))
 
-    def _write(self):
+    def _write(self, sequences):
         s, loop = self.schedule, self.loop
         self._mark_live()
         self.calls = [*self._wanted(s.once), *self._wanted(s.before), *s.inside, *self._wanted(s.after)]
-        initial = [self.name(v, "0") for v in loop.states]
-        sequences = [self.name(v, "s") for v in loop.xs]
-        for v, text in zip(loop.xs, sequences):
-            self.names[s.stacked[v], ""] = text
-        self.put(f"def run({', '.join(['T', *initial, *sequences, *(self.name(v) for v in loop.consts)])}):", 0)
+        initial = [self.names.get((v, "")) or self.name(v, "0") for v in loop.states]
+        for v in loop.states:
+            self.names.pop((v, ""), None)
+        for v in loop.xs:
+            self.names[s.stacked[v], ""] = sequences[v] if sequences else self.name(v, "s")
+        self.inputs = [*initial, *(self.names[s.stacked[v], ""] for v in loop.xs), *(self.name(v) for v in loop.consts)]
         self.straight(s.once, "once")
         self.straight(s.before, "before the loop: depends on the inputs only")
         self._loop(initial)
         self.straight(s.after, "after the loop")
-        results = [*self.finals, *self._stacked_results(), *(self.arg(v)[0] for v in s.sums)]
-        self.put(f"return ({''.join(r + ', ' for r in results)})")
+        self.results = [*self.finals, *self._stacked_results(), *(self.arg(v)[0] for v in s.sums)]
 
     def _stacked_results(self):
         """The stacked outputs; one that is held elsewhere too is copied, so that no two results share memory."""

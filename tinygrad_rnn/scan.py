@@ -214,7 +214,7 @@ def _compiled(cell, state, xs, times):
 class Trace:
     """One step of a cell, recorded: the calls, what the cell closes over, and a key that says when two are the same."""
 
-    def __init__(self, cell, states, structure, leaves, xs_structure, i, t):
+    def __init__(self, cell, states, structure, leaves, xs_structure, i, t, watch=None):
         self.cell, self.t = cell, t
         self.tracer = tracer = Tracer(_name(cell), _literals(cell))
         inputs = [tracer.input(s) for s in states]
@@ -224,7 +224,8 @@ class Trace:
         n = len(states)
         with switched(grad=False, recorder=tracer):
             before = trees.unflatten(structure, tensors[:n])
-            after, y = checked(cell(before, trees.unflatten(xs_structure, tensors[n:])), before, structure, t)
+            called = cell if watch is None else watch(cell)
+            after, y = checked(called(before, trees.unflatten(xs_structure, tensors[n:])), before, structure, t)
         self.after = trees.flatten(after)[0]
         ys, self.y_structure = trees.flatten(y)
         self.states, self.ys = [tracer.value(leaf) for leaf in self.after], [tracer.value(leaf) for leaf in ys]
