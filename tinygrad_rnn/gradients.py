@@ -6,6 +6,8 @@ stack, stop_gradient), tensor, trees.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +66,7 @@ Tensor.backward, Tensor.detach = backward, detach
 # ---- transforms ---------------------------------------------------------------------------------------------
 
 
-def _fresh(leaf):
+def _fresh(leaf) -> Any:
     """A new start of a graph with the leaf's values, linked to the leaf's own graph if it has one."""
     if is_tracked(leaf) and mode.get().grad:
         return identity.apply((leaf,), {}, True)
@@ -88,7 +90,7 @@ def _release(value, inputs, foreign=None):
     return np.array(value._array)
 
 
-def vjp(f, *primals):
+def vjp(f, *primals) -> tuple[Any, Callable[..., Any]]:
     """Value of `f` and its pullback: `(y, pullback)`, where `pullback(g)` is a tuple of gᵀ ∂y/∂x, one for each primal x.
 
     Shapes: primals and y are trees of arrays; g is a tree like y, the results are trees like the primals.
@@ -137,7 +139,7 @@ def _pulled(f, primals):
     return trees.unflatten(structure, [_release(leaf, inputs, reach[1]) for leaf in ys]), pull
 
 
-def value_and_grad(f, argnums=0, has_aux=False):
+def value_and_grad(f, argnums: int | tuple[int, ...] = 0, has_aux=False) -> Callable[..., Any]:
     """A function that returns `(f(*args), gradient)` for a scalar f; with `has_aux`, f returns `(scalar, aux)`.
 
     Shapes: the gradient is a tree like the argument; for a tuple of `argnums` a tuple of such trees.
@@ -156,9 +158,10 @@ def value_and_grad(f, argnums=0, has_aux=False):
         if not isinstance(y, (Tensor, np.ndarray, np.generic, float, int)) or np.size(y) != 1:
             raise GradientError(message(who, "the function does not return a scalar", {"returned": _described(y)},
                                         "Reduce it, for example with sum(), or use jacobian."))
-        if getattr(y, "dtype", np.dtype(float)).kind == "c":
-            raise DtypeError(message(who, "the function returns a complex number", {"dtype": y.dtype}, "Return a real one."))
-        grads = pull((np.ones(np.shape(y), getattr(y, "dtype", np.float64)), trees.map(_zeros, aux)), free=True)
+        dtype = getattr(y, "dtype", np.dtype(float))
+        if dtype.kind == "c":
+            raise DtypeError(message(who, "the function returns a complex number", {"dtype": dtype}, "Return a real one."))
+        grads = pull((np.ones(np.shape(y), dtype), trees.map(_zeros, aux)), free=True)
         grads = grads if isinstance(argnums, tuple) else grads[0]
         return ((y, aux), grads) if has_aux else (y, grads)
 
@@ -200,7 +203,7 @@ def _described(y):
     return f"{structure} of shapes {[np.shape(leaf) for leaf in leaves]}"
 
 
-def grad(f, argnums=0):
+def grad(f, argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
     """The gradient function of a scalar function; see `value_and_grad`.
 
     Example:
@@ -211,7 +214,7 @@ def grad(f, argnums=0):
     return lambda *args, **options: both(*args, **options)[1]
 
 
-def jvp(f, primals, tangents):
+def jvp(f, primals, tangents) -> tuple[Any, Any]:
     """Value and directional derivative: `(y, ∂y/∂x · tangent)`, as the pullback of the pullback.
 
     Shapes: `tangents` are trees like `primals`, both tuples with one entry per argument.
@@ -234,7 +237,7 @@ def jvp(f, primals, tangents):
 
 def _directions(who, primals, tangents):
     """The tangents of the floating point leaves of each primal, in the primal's order."""
-    rows = [trees.flatten_like(v, trees.flatten(p)[1]) for p, v in zip(primals, tangents)]
+    rows: list[Any] = [trees.flatten_like(v, trees.flatten(p)[1]) for p, v in zip(primals, tangents)]
     leaves = [trees.flatten(p)[0] for p in primals]
     fits = len(primals) == len(tangents) and None not in rows and [[np.shape(x) for x in r] for r in leaves] == [[np.shape(v) for v in r] for r in rows]
     if not fits:
@@ -243,7 +246,7 @@ def _directions(who, primals, tangents):
     return [[v for x, v in zip(xs, row) if _is_float(x)] for xs, row in zip(leaves, rows)]
 
 
-def jacobian(f, argnums=0):
+def jacobian(f, argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
     """All partial derivatives ∂y_i/∂x_j, one pullback per element of y.
 
     Shapes: y.shape + x.shape; a tree of x inside a tree of y where they are trees, a tuple for a tuple of `argnums`.
@@ -282,7 +285,7 @@ def _stacked(rows, shape, like):
         np.zeros(shape + np.shape(leaf), leaf.dtype) for leaf in leaves])
 
 
-def hessian(f, argnums=0):
+def hessian(f, argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
     """The second derivatives of a scalar function: the jacobian of its gradient.
 
     Shapes: x.shape + x.shape; for a tree a tree of trees.
@@ -297,7 +300,7 @@ def hessian(f, argnums=0):
     return jacobian(grad(f, argnums), argnums)
 
 
-def hvp(f, primals, tangents):
+def hvp(f, primals, tangents) -> Any:
     """Hessian times vector: the gradient of ⟨∇f(x), v⟩.
 
     Shapes: trees like the primals; a tuple of them when there are several primals.

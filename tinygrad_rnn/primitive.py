@@ -23,6 +23,7 @@ for a cotangent that nobody asked for. A rule of `*parts` returns a list. A rule
 """
 
 import inspect
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,11 @@ class Primitive:
     Calling it on plain arrays returns plain arrays; when a Tensor is among the inputs it returns Tensors.
     Make one with `@primitive(...)`.
     """
+
+    view: bool
+    broadcasts: bool
+    remedy: str
+    numpy: Any
 
     def __init__(self, forward, options):
         self.forward, self.name, self.__doc__ = forward, forward.__name__, inspect.cleandoc(forward.__doc__ or "")
@@ -115,7 +121,7 @@ class Primitive:
         if not tensors and np.ndarray not in map(type, arrays):  # among themselves NumPy's scalars are not weak
             arrays = [arg if isinstance(arg, np.generic) else array for arg, array in zip(args, arrays)]
         try:
-            y = self.forward(*arrays, **statics)
+            y: Any = self.forward(*arrays, **statics)
         except (ValueError, TypeError, IndexError) as error:
             raise self.explain(error, args, statics) from error
         if not tensors:
@@ -298,16 +304,16 @@ def _schema(forward):
 # ---- declaring ----------------------------------------------------------------------------------------------
 
 
-def primitive(function=None, *, method="", domain=REALS, broadcasts=False, elementwise=False, analytic=False, view=False,
-              reference=None, sample=None, kinks=(), faults=(), remedy="", over_time=None, numpy=None):
+def primitive(function=None, *, method="", domain: Any = REALS, broadcasts=False, elementwise=False, analytic=False, view=False,
+              reference=None, sample=None, kinks=(), faults=(), remedy="", over_time=None, numpy=None) -> Any:
     """Declare an op from its forward kernel; see the module's text for the form.
 
-    `method` names the Tensor methods to bind ("__mul__ __rmul__": a reflected one swaps its operands).
-    `domain` says where each array may be sampled, `reference` is an independent NumPy formula, `sample(rng)`
-    yields `(arrays, statics)` to try, `kinks` the points without a derivative, `faults` bad inputs with a part of
-    their message. `over_time(stacked, *arrays, **statics)` is the op on arrays of which those flagged in `stacked`
-    got a leading time axis; elementwise ops need none. `numpy` is the NumPy function that the op replaces
-    (default: the one of the same name).
+    `method` names the Tensor methods to bind ("__mul__ __rmul__": a reflected one swaps its operands). `domain` says
+    where each array may be sampled, `reference` is an independent NumPy formula, `sample(rng)` yields `(arrays,
+    statics)` to try, `kinks` the points without a derivative, or a function of the inputs that tells where it stands
+    on one, `faults` bad inputs with a part of their message. `over_time(stacked, *arrays, **statics)` is the op on
+    arrays of which those flagged in `stacked` got a leading time axis; elementwise ops need none. `numpy` is the
+    NumPy function that the op replaces (default: the one of the same name).
 
     Raises: RuleError for a signature that is no schema.
 
@@ -332,7 +338,7 @@ def primitive(function=None, *, method="", domain=REALS, broadcasts=False, eleme
     return declare if function is None else declare(function)
 
 
-def composite(function=None, *, method="", numpy=None):
+def composite(function=None, *, method="", numpy=None) -> Any:
     """Bind a function made of ops as Tensor methods and as the replacement of a NumPy function, as an op is."""
     def declare(f):
         bind(f, method, numpy)
@@ -355,15 +361,16 @@ def bind(function, method="", numpy=None):
 
 
 def _method(function, name, reflected):
-    if isinstance(function, Primitive) and function.exact == 2:
-        def call(self, other):
-            if type(other) is not Tensor and type(other) not in _PLAIN and not isinstance(other, _OPERANDS):
-                return NotImplemented
-            now = mode.get()
-            args = (other, self) if reflected else (self, other)
-            return function.apply(args, {}, now.grad) if now.recorder is None else now.recorder.record(function, args, {})
-    else:
-        def call(self, *args, **options):
-            return function(self, *args, **options)
+    def operator(self, other):
+        if type(other) is not Tensor and type(other) not in _PLAIN and not isinstance(other, _OPERANDS):
+            return NotImplemented
+        now = mode.get()
+        args = (other, self) if reflected else (self, other)
+        return function.apply(args, {}, now.grad) if now.recorder is None else now.recorder.record(function, args, {})
+
+    def method(self, *args, **options):
+        return function(self, *args, **options)
+
+    call = operator if isinstance(function, Primitive) and function.exact == 2 else method
     call.__name__, call.__doc__ = name, function.__doc__
     return call

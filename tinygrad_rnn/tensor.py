@@ -9,7 +9,9 @@ derivative rules asked for and nothing else, so an intermediate that no rule nee
 """
 
 import contextlib
+import dis
 import itertools
+import sys
 from contextvars import ContextVar
 
 import numpy as np
@@ -37,7 +39,8 @@ class Leaf(Node):
 
     def __init__(self, shape, dtype):
         super().__init__(None, (), None, shape, dtype)
-        self.grad, self.live = None, True
+        self.grad: np.ndarray | None = None
+        self.live = True
 
 
 class Mode:
@@ -55,7 +58,7 @@ class Mode:
         self.tracing = recorder is not None and recorder.tracing
 
 
-mode = ContextVar("mode", default=Mode())
+mode: ContextVar[Mode] = ContextVar("mode", default=Mode())  # noqa: B039  (a Mode is never changed, only replaced)
 
 
 @contextlib.contextmanager
@@ -86,12 +89,16 @@ def tensor(data, *, requires_grad=False, dtype=None):
 
     Shapes: any; nested lists as in `numpy.array`. Python floats become float64, arrays keep their dtype.
 
-    Raises: DtypeError when a gradient is asked for a dtype that has none.
+    Raises: DtypeError when data is not numeric, or a gradient is asked for a dtype that has none; LostGradientError for
+    a tracked Tensor, unless the copy is to be a leaf of its own.
 
     Example:
         >>> tg.tensor([1.0, 2.0], requires_grad=True)
         tensor([1., 2.], requires_grad=True)
     """
+    if isinstance(data, Tensor) and data._node is not None and not requires_grad:
+        raise LostGradientError(message("tensor(data)", "a copy would drop the gradient of a tracked Tensor", {"shape": data.shape},
+                                        "Use the Tensor itself, detach() to drop the gradient, or requires_grad=True for a new leaf."))
     array = np.array(data._look("tensor(data)") if isinstance(data, Tensor) else data, dtype=dtype)
     if array.dtype.kind not in "biufc":
         raise DtypeError(message("tensor(data)", "data is not numeric", {"dtype": array.dtype},
@@ -125,7 +132,8 @@ class Tensor:
         np.size: lambda t, axis=None: t.size if axis is None else t.shape[axis],
         np.zeros_like: lambda t, dtype=None: np.zeros(t.shape, dtype or t.dtype),
         np.ones_like: lambda t, dtype=None: np.ones(t.shape, dtype or t.dtype),
-        np.full_like: lambda t, value, dtype=None: np.full(t.shape, value, dtype or t.dtype),
+        np.empty_like: lambda t, dtype=None: np.empty(t.shape, dtype or t.dtype),
+        np.full_like: lambda t, fill_value, dtype=None: np.full(t.shape, fill_value, dtype or t.dtype),
     }
 
     def __init__(self, array, node=None):
@@ -183,9 +191,9 @@ class Tensor:
                                      "or scan(..., compiled=False)."))
         return self._array
 
-    def numpy(self):
-        """The values as a read-only view."""
-        view = self._look(".numpy()").view()
+    def numpy(self, *, who=".numpy()"):
+        """The values as a read-only view; `who` is what an error calls the look at a traced value."""
+        view = self._look(who).view()
         view.flags.writeable = False
         return view
 
@@ -196,6 +204,9 @@ class Tensor:
 
     @data.setter
     def data(self, values):
+        if self._node is not None and not isinstance(self._node, Leaf):
+            raise GradientError(message(".data = values", "this Tensor is the result of a call, its values belong to the graph",
+                                        {"made by": self._node.plan}, "Assign to leaves, or use detach()."))
         values = np.array(values._look(".data = values") if isinstance(values, Tensor) else values, dtype=self.dtype)
         if values.shape != self.shape:
             raise ArgumentError(message(".data = values", "values have another shape than the Tensor",
@@ -210,6 +221,22 @@ class Tensor:
         """The values as nested lists of Python numbers."""
         return self._look(".tolist()").tolist()
 
+    def argmax(self, axis=None):
+        """The index of the largest element, a plain integer or array: it has no gradient to lose."""
+        return np.argmax(self._look(".argmax()"), axis)
+
+    def argmin(self, axis=None):
+        """The index of the smallest element, a plain integer or array."""
+        return np.argmin(self._look(".argmin()"), axis)
+
+    def any(self, axis=None):
+        """Whether an element is true, a plain bool or array."""
+        return np.any(self._look(".any()"), axis)
+
+    def all(self, axis=None):
+        """Whether every element is true, a plain bool or array."""
+        return np.all(self._look(".all()"), axis)
+
     def __array__(self, dtype=None, copy=None):
         array = self._look("np.asarray(tensor)")
         if self._node is not None:
@@ -223,10 +250,18 @@ class Tensor:
         return array.copy() if copy else self.numpy()
 
     def __float__(self):
-        return float(self._look("float(tensor)").item())
+        return float(self._stored("float(tensor)").item())
 
     def __int__(self):
-        return int(self._look("int(tensor)").item())
+        return int(self._stored("int(tensor)").item())
+
+    def _stored(self, who):
+        """As `_look`; but NumPy asks for the number also when a Tensor is written into an array, which is no look."""
+        caller = sys._getframe(2)
+        if self._node is not None and dis.opname[caller.f_code.co_code[caller.f_lasti]] == "STORE_SUBSCR":
+            raise LostGradientError(message("array[index] = tensor", "writing into a NumPy array would drop the gradient",
+                                            {"shape": self.shape}, "Collect Tensors in a list and use stack or concatenate."))
+        return self._look(who)
 
     def __index__(self):
         return self._look("tensor as an index").__index__()
@@ -240,7 +275,7 @@ class Tensor:
         return self.shape[0]
 
     def __iter__(self):
-        return (self[i] for i in range(len(self)))
+        return (self[i] for i in range(len(self)))  # type: ignore[index]
 
     def __contains__(self, value):
         return value in self._look("value in tensor")
@@ -267,23 +302,28 @@ class Tensor:
         function = self.numpy_table.get(ufunc)
         if method == "__call__" and function is not None and not options:
             return function(*inputs)
-        return self._numpy_fallback(ufunc.__name__ + ("" if method == "__call__" else f".{method}"), inputs, options,
-                                    lambda plain, kw: getattr(ufunc, method)(*plain, **kw))
+        name = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
+        return self._numpy_fallback(name, inputs, options, lambda plain, kw: getattr(ufunc, method)(*plain, **kw))
 
     def __array_function__(self, function, types, args, options):
         ours = self.numpy_table.get(function)
         if ours is not None:
             return ours(*args, **options)
-        return self._numpy_fallback(function.__name__, args, options, lambda plain, kw: function(*plain, **kw))
+        name = f"{function.__module__}.{function.__name__}".replace("numpy.", "np.", 1)
+        return self._numpy_fallback(name, args, options, lambda plain, kw: function(*plain, **kw), function in _OF_NO_GRADIENT)
 
     @staticmethod
-    def _numpy_fallback(name, args, options, call):
+    def _numpy_fallback(name, args, options, call, harmless=False):
         """NumPy functions without a rule: fine where nothing is tracked, an error where a gradient would vanish."""
-        if "out" in options or any(tracked(a) for a in (*args, *options.values())):
-            what = "out= cannot hold a Tensor" if "out" in options else "this NumPy function has no derivative rule here"
-            raise LostGradientError(message(f"np.{name}(…)", what, {}, "Write it with ops of this package, declare it with "
+        into = options.get("out", ())
+        if any(isinstance(out, Tensor) for out in (into if isinstance(into, tuple) else (into,))):
+            raise LostGradientError(message(f"{name}(…, out=tensor)", "a Tensor is read-only, its graph may need the old values", {},
+                                            "Use the result, and rebind the name to it."))
+        if not harmless and any(tracked(a) for a in (*args, *options.values())):
+            what = "writing into a NumPy array would drop the gradient" if into else "this NumPy function has no derivative rule here"
+            raise LostGradientError(message(f"{name}(…)", what, {}, "Write it with ops of this package, declare it with "
                                             "@primitive, or use detach() to drop the gradient on purpose."))
-        return call([untracked(a) for a in args], {k: untracked(v) for k, v in options.items()})
+        return call([untracked(a, name) for a in args], {k: untracked(v, name) for k, v in options.items()})
 
     def __reduce__(self):
         """Copies and pickles hold values, not graphs: a leaf stays a leaf, a result comes back detached."""
@@ -305,8 +345,13 @@ def tracked(value):
     return isinstance(value, Tensor) and (value._node is not None or mode.get().tracing)
 
 
-def untracked(value):
-    """`value` with plain arrays in place of its Tensors; what is tracked stays a Tensor."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(untracked(v) for v in value)
-    return value._array if isinstance(value, Tensor) and value._node is None else value
+def untracked(value, who):
+    """`value` with read-only arrays in place of its Tensors."""
+    if type(value) in (list, tuple):
+        return type(value)([untracked(v, who) for v in value])
+    return value.numpy(who=who) if isinstance(value, Tensor) else value
+
+
+# functions of NumPy whose results have no derivative that could be lost
+_OF_NO_GRADIENT = {np.argmax, np.argmin, np.argsort, np.allclose, np.isclose, np.array_equal, np.any, np.all, np.count_nonzero,
+                   np.nonzero, np.searchsorted, np.result_type, np.can_cast, np.iscomplexobj, np.isrealobj, np.array2string, np.array_repr}

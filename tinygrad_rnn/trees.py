@@ -8,6 +8,8 @@ A module, or any class of yours, joins in by defining `tree_children()` (a dict 
 `tree_replace(children)` (a copy of itself with these children).
 """
 
+from typing import Any
+
 from .errors import ArgumentError, message
 
 
@@ -47,7 +49,7 @@ class LEAF:
 _leaf, _none = Structure(LEAF), Structure(type(None))
 
 
-def _children(tree):
+def _children(tree) -> Any:
     """Names and children of a container; None when `tree` is a leaf."""
     kind = type(tree)
     if kind is tuple or kind is list:
@@ -154,7 +156,7 @@ def _flatten_like(tree, structure, leaves):
         [_flatten_like(child, part, leaves) for child, part in zip(ordered, structure.children)])
 
 
-def map(function, tree, *others):  # noqa: A001  (trees.map reads best)
+def map(function, tree, *others):  # (trees.map reads best)
     """Apply `function` to every leaf of `tree` and to the leaves of `others` that lie at the same places.
 
     Raises: ArgumentError when the trees differ in structure.

@@ -11,12 +11,13 @@ beyond the inputs it was asked about, is itself tracked (by an outer transform, 
 
 import math
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
 from .errors import GradientError, RuleError, message
 from .primitive import PICK, UNTRACKED, outputs
-from .tensor import Leaf, Tensor, mode, switched
+from .tensor import Leaf, Node, Tensor, mode, switched
 
 _ELSEWHERE = object()  # stands for the cotangent of a node that the walk does not visit
 
@@ -75,7 +76,8 @@ def _depending(order, targets):
 
 
 def _carry(seeds, order, targets, graph, free, visit):
-    cotangents, owned, found = dict.fromkeys(order), set(), {}  # owned: nodes whose sum was made here and may be added to
+    cotangents: dict[Node, Any] = dict.fromkeys(order)
+    owned, found = set(), {}  # owned: nodes whose sum was made here and may be added to
     kind = Tensor if graph else np.ndarray
     for node, g in seeds:
         if node in cotangents:
@@ -107,6 +109,7 @@ def _carry(seeds, order, targets, graph, free, visit):
             saved = _as_tensors(node)
         elif plan.adds_into and parents[plan.targets[0]] in owned:
             into = cotangents[parents[plan.targets[0]]]
+        part: Any
         for i, part in zip(plan.targets, plan.pull(tuple(g) if type(g) is list else g, saved, into)):
             parent = parents[i]
             old = cotangents.get(parent, _ELSEWHERE)
@@ -116,7 +119,7 @@ def _carry(seeds, order, targets, graph, free, visit):
                 part = _fit(part, parent, graph, plan)
             if old is None:
                 cotangents[parent] = part
-                if plan.adds_into and not graph and part is not g and part.base is None:
+                if plan.adds_into and type(part) is np.ndarray and part is not g and part.base is None:
                     owned.add(parent)
             elif parent in owned:
                 old += part
