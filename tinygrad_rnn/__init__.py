@@ -3,7 +3,9 @@
 from . import domains as domains
 from . import errors as errors
 from . import explain as explain
+from . import nn as nn
 from . import ops as ops
+from . import optim as optim
 from . import parallel as parallel
 from . import sources as sources
 from . import trees as trees

@@ -8,6 +8,7 @@ silence. Below it: ops, errors.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -176,7 +177,7 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
     classes = log_p.shape[axis]
     target = target if isinstance(target, (Tensor, np.ndarray)) else np.asarray(target)
     along = (-1,) + (1,) * (log_p.ndim - 1 - axis)
-    weighted = log_p if weight is None else log_p * np.reshape(_weight(who, weight, classes), along)
+    weighted = log_p if weight is None else log_p * np.reshape(_weight(who, weight, log_p, axis), along)
     if target.dtype.kind == "f":
         if target.shape != log_p.shape:
             raise ShapeError(message(who, "a target of distributions has another shape than the logits", {"logits": log_p.shape, "target": target.shape},
@@ -204,10 +205,10 @@ def _class_axis(who, scores, axis):
     return (0 if ndim == 1 else 1) if axis is None else axis % ndim
 
 
-def _weight(who, weight, classes):
-    if np.shape(weight) != (classes,):
-        raise ShapeError(message(who, "weight is not one number per class", {"weight": np.shape(weight), "classes": classes}, "Pass an array of shape (C,)."))
-    return weight
+def _weight(who, weight, log_p, axis):
+    if np.shape(weight) != (log_p.shape[axis],):
+        raise ShapeError(message(who, "weight is not one number per class", {"weight": np.shape(weight), "classes": log_p.shape[axis]}, "Pass an array of shape (C,)."))
+    return ops.astype(weight, dtype=log_p.dtype)
 
 
 def _picked(who, log_p, target, weight, ignore_index, axis):
@@ -227,7 +228,7 @@ def _picked(who, log_p, target, weight, ignore_index, axis):
     safe = ops.where(counted, target, 0)
     counts = ops.astype(counted, dtype=log_p.dtype)
     if weight is not None:
-        counts = counts * ops.take(np.asarray(_weight(who, weight, classes), log_p.dtype), safe, axis=0)
+        counts = counts * ops.take(_weight(who, weight, log_p, axis), safe, axis=0)
     picked = ops.squeeze(ops.gather(log_p, ops.expand_dims(safe, axis), axis), axis)
     return -ops.where(counted, picked, 0.0) * counts, counts
 
@@ -251,7 +252,7 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
     return y if bias is None else y + bias
 
 
-def dropout_mask(rng, shape, p, dtype=np.float64):
+def dropout_mask(rng, shape, p, dtype: Any = np.float64):
     """A mask for dropout: 0 with probability p, else 1 / (1 − p). Multiply by it, in as many places as need the same one.
 
     Example:

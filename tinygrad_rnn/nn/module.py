@@ -16,6 +16,7 @@ everything else that it holds is its configuration. So a layer of your own is a 
 
 import copy
 import re
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,6 +59,9 @@ class Module:
             raise ArgumentError(message(f"{type(self).__name__}(…)", "this module has no equations", {"class": type(self).__qualname__},
                                         "Define __call__ (or forward) in the class."))
         return forward(*args, **options)
+
+    if TYPE_CHECKING:  # parameters and sizes are attributes under names that only the equations know
+        def __getattr__(self, name: str) -> Any: ...
 
     # ---- a module is a tree ---------------------------------------------------------------------------------
 
@@ -141,16 +145,9 @@ class Module:
 
     def modules(self):
         """This module and every module in it."""
-        def inside(value):
-            if isinstance(value, Module):
-                yield from value.modules()
-            elif isinstance(value, (list, tuple, dict)):
-                for v in value.values() if isinstance(value, dict) else value:
-                    yield from inside(v)
-
         yield self
         for child in self.tree_children().values():
-            yield from inside(child)
+            yield from _modules_in(child)
 
     def train(self, mode=True):
         """Switch what behaves differently in training (dropout, zoneout) on; returns the module."""
@@ -176,6 +173,15 @@ class Module:
             value = repr(getattr(self, name))
             if value != default:
                 yield f"{name}={value}" if default else value
+
+
+def _modules_in(value):
+    """The modules in a child: a function of its own, since a nested one that calls itself is a reference cycle at every call."""
+    if isinstance(value, Module):
+        yield from value.modules()
+    elif isinstance(value, (list, tuple, dict)):
+        for v in value.values() if isinstance(value, dict) else value:
+            yield from _modules_in(v)
 
 
 def _rows(name, child):

@@ -164,5 +164,5 @@ def _check_chain(who, cells, directions):
             if width is not None and size is not None and size != width:
                 raise ShapeError(message(who, f"cell {i} does not take what the layer before it gives", {f"cells[{i}].input_size": size, "columns given": width},
                                          f"Make the cell with input_size={width}."))
-        sizes = [getattr(cell, "output_size", None) for cell in layer]
-        width = None if None in sizes else sum(sizes)
+        sizes = [cell.output_size for cell in layer if hasattr(cell, "output_size")]
+        width = sum(sizes) if len(sizes) == directions else None
