@@ -103,12 +103,6 @@ def vjp(f, *primals) -> tuple[Any, Callable[..., Any]]:
         >>> pullback(np.ones(2))[0]
         array([2., 4.])
     """
-    y, pull = _pulled(f, primals)
-    return y, lambda g: pull(g)
-
-
-def _pulled(f, primals):
-    """`vjp`, whose pullback may be told that it will not be called again: it then frees the graph as it goes."""
     flat = [trees.flatten(primal) for primal in primals]
     fresh = [[_fresh(leaf) for leaf in leaves] for leaves, _ in flat]
     inputs = {leaf._node: None for leaves in fresh for leaf in leaves if is_tracked(leaf)}
@@ -121,12 +115,12 @@ def _pulled(f, primals):
     shapes = [np.shape(leaf) for leaf in ys]
     reach = reachable([node for node in nodes if node is not None], inputs)
 
-    def pull(g, free=False):
+    def pullback(g):
         given = trees.flatten_like(g, structure)
         if given is None or [np.shape(one) for one in given] != shapes:
             facts = {"y": structure, "shapes of y": shapes, "shapes of g": [np.shape(one) for one in trees.flatten(g)[0]]}
             raise ArgumentError(message("pullback(g)", "g does not have the structure and shapes of y", facts, "Pass a tree like y."))
-        found = walk([(node, one) for node, one in zip(nodes, given) if node is not None], inputs, reach=reach, free=free)
+        found = walk([(node, one) for node, one in zip(nodes, given) if node is not None], inputs, reach=reach)
         return tuple(trees.unflatten(structure, [cotangent(leaf, found) for leaf in leaves])
                      for leaves, (_, structure) in zip(fresh, flat))
 
@@ -136,7 +130,7 @@ def _pulled(f, primals):
         g = found.get(leaf._node)
         return np.zeros(leaf.shape, leaf.dtype) if g is None else _release(g, inputs)
 
-    return trees.unflatten(structure, [_release(leaf, inputs, reach[1]) for leaf in ys]), pull
+    return trees.unflatten(structure, [_release(leaf, inputs, reach[1]) for leaf in ys]), pullback
 
 
 def value_and_grad(f, argnums: int | tuple[int, ...] = 0, has_aux=False) -> Callable[..., Any]:
@@ -154,14 +148,14 @@ def value_and_grad(f, argnums: int | tuple[int, ...] = 0, has_aux=False) -> Call
     def transformed(*args, **options):
         who = f"grad({getattr(f, '__name__', type(f).__name__)})"
         of_chosen, chosen = _chosen(who, f, argnums, args, options)
-        (y, aux), pull = _pulled(of_chosen if has_aux else lambda *xs: (of_chosen(*xs), None), chosen)
+        (y, aux), pullback = vjp(of_chosen if has_aux else lambda *xs: (of_chosen(*xs), None), *chosen)
         if not isinstance(y, (Tensor, np.ndarray, np.generic, float, int)) or np.size(y) != 1:
             raise GradientError(message(who, "the function does not return a scalar", {"returned": _described(y)},
                                         "Reduce it, for example with sum(), or use jacobian."))
         dtype = getattr(y, "dtype", np.dtype(float))
         if dtype.kind == "c":
             raise DtypeError(message(who, "the function returns a complex number", {"dtype": dtype}, "Return a real one."))
-        grads = pull((np.ones(np.shape(y), dtype), trees.map(_zeros, aux)), free=True)
+        grads = pullback((np.ones(np.shape(y), dtype), trees.map(_zeros, aux)))
         grads = grads if isinstance(argnums, tuple) else grads[0]
         return ((y, aux), grads) if has_aux else (y, grads)
 
@@ -229,7 +223,7 @@ def jvp(f, primals, tangents) -> tuple[Any, Any]:
     directions = _directions("jvp(f, primals, tangents)", primals, tangents)
     y, pullback = vjp(f, *primals)
     with np.errstate(all="ignore"):  # the inner cotangent is a placeholder, only its derivative counts
-        start = trees.map(_zeros, y)
+        start = trees.map(lambda leaf: np.ones_like(_zeros(leaf)), y)  # not zeros: these would hide a rule that drops the graph
         _, pullback_again = vjp(lambda g: [part for tree in pullback(g) for part in trees.flatten(tree)[0]], start)
         (y_dot,) = pullback_again([v for row in directions for v in row])
     return y, y_dot
@@ -398,5 +392,5 @@ class _Again:
         targets = [*(x._node for x, at in zip(fresh, self.sources) if at != UNTRACKED), *self.closed]
         _retire(fresh)
         seeds = [(y._node, one) for y, one in zip(ys, g) if one is not None and is_tracked(y)]
-        found = walk(seeds, targets, graph=any(isinstance(one, Tensor) for one in g), free=True)
+        found = walk(seeds, targets, graph=any(isinstance(one, Tensor) for one in g))
         return [found.get(node) for node in targets]

@@ -132,7 +132,7 @@ class Primitive:
             y = y.view()  # an array's identity is a value's identity to a recorder
         if tracked and grad:
             plan = self._plans.get(tracked + bit) or self.plan(tracked, len(args))
-            if plan.targets:
+            if plan.targets and (type(y) is tuple or y.dtype.kind in "fc"):  # an integer has no gradient
                 if plain:
                     for i in plan.keeps:
                         if isinstance(args[i], np.ndarray):

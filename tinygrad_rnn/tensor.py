@@ -16,7 +16,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from .errors import ArgumentError, DtypeError, GradientError, LostGradientError, TraceError, message
+from .errors import ArgumentError, DtypeError, GradientError, LostGradientError, ShapeError, TraceError, message
 
 _order = itertools.count().__next__  # a parent's number is smaller than its children's: a topological order for free
 
@@ -89,8 +89,8 @@ def tensor(data, *, requires_grad=False, dtype=None):
 
     Shapes: any; nested lists as in `numpy.array`. Python floats become float64, arrays keep their dtype.
 
-    Raises: DtypeError when data is not numeric, or a gradient is asked for a dtype that has none; LostGradientError for
-    a tracked Tensor, unless the copy is to be a leaf of its own.
+    Raises: DtypeError when data is not numeric, or a gradient is asked for a dtype that has none; ShapeError for nested
+    lists of unequal lengths; LostGradientError for a tracked Tensor, unless the copy is to be a leaf of its own.
 
     Example:
         >>> tg.tensor([1.0, 2.0], requires_grad=True)
@@ -99,10 +99,15 @@ def tensor(data, *, requires_grad=False, dtype=None):
     if isinstance(data, Tensor) and data._node is not None and not requires_grad:
         raise LostGradientError(message("tensor(data)", "a copy would drop the gradient of a tracked Tensor", {"shape": data.shape},
                                         "Use the Tensor itself, detach() to drop the gradient, or requires_grad=True for a new leaf."))
-    array = np.array(data._look("tensor(data)") if isinstance(data, Tensor) else data, dtype=dtype)
+    remedy = "Pass numbers, or nested lists of numbers of equal lengths."
+    try:
+        array = np.array(data._look("tensor(data)") if isinstance(data, Tensor) else data, dtype=dtype)
+    except ValueError as error:
+        if "inhomogeneous" in str(error):
+            raise ShapeError(message("tensor(data)", "the nested lists have unequal lengths", {}, remedy)) from error
+        raise DtypeError(message("tensor(data)", "data is not numeric", {"data": repr(data)[:60]}, remedy)) from error
     if array.dtype.kind not in "biufc":
-        raise DtypeError(message("tensor(data)", "data is not numeric", {"dtype": array.dtype},
-                                 "Pass numbers, or nested lists of numbers of equal lengths."))
+        raise DtypeError(message("tensor(data)", "data is not numeric", {"dtype": array.dtype}, remedy))
     out = Tensor(array)
     if requires_grad:
         out.requires_grad = True

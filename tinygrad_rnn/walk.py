@@ -70,6 +70,8 @@ def _depending(order, targets):
     """Those of `order` that were computed from `targets`: nothing else needs a cotangent."""
     depends = set()
     for node in reversed(order):
+        if node.saved is None and type(node) is not Leaf:
+            raise _freed(node)
         if node in targets or not depends.isdisjoint(node.parents):
             depends.add(node)
     return [node for node in order if node in depends]
@@ -103,8 +105,7 @@ def _carry(seeds, order, targets, graph, free, visit):
             continue
         saved, into = node.saved, None
         if saved is None:
-            raise GradientError(message("backward()", "this part of the graph was freed by an earlier backward", {"at": plan},
-                                        "Call the earlier one with backward(retain_graph=True)."))
+            raise _freed(node)
         if graph:
             saved = _as_tensors(node)
         elif plan.adds_into and parents[plan.targets[0]] in owned:
@@ -132,6 +133,11 @@ def _carry(seeds, order, targets, graph, free, visit):
         if free:
             node.saved, node.parents = None, ()
     return found
+
+
+def _freed(node):
+    return GradientError(message("backward()", "this part of the graph was freed by an earlier backward", {"at": node.plan},
+                                 "Call the earlier one with backward(retain_graph=True)."))
 
 
 def _fit(g, node, graph, plan):
