@@ -3,6 +3,7 @@
 import doctest
 import re
 import sys
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import explain
-from tinygrad_rnn.errors import ArgumentError, GradientError, NonFiniteError, ShapeError, TraceError
+from tinygrad_rnn.errors import ArgumentError, GradientError, MissingExtraError, NonFiniteError, ShapeError, TraceError
 
 SOURCES = [
     (tg.sources.elman.loss, *tg.sources.elman.example()),
@@ -432,10 +433,271 @@ def test_a_planted_fault_breaks_the_account(monkeypatch):
         np.testing.assert_allclose(shifted.weights["Uf"], np.resize(explain.ledger(scalar, params, xs).weights["Uf"], shifted.weights["Uf"].shape))
 
 
+# ---- pictures -----------------------------------------------------------------------------------------------
+
+
+def rectangles(figure):
+    """The visible texts of a figure with the boxes they cover, in pixels."""
+    figure.draw_without_rendering()
+    renderer, found = figure.canvas.get_renderer(), []
+    for ax in figure.axes:
+        x0, y0, x1, y1 = ax.bbox.extents + [-1, -1, 1, 1]
+        ticks = [t for t in ax.get_xticklabels(which="both") if x0 <= ax.transData.transform((t.get_position()[0], ax.get_ylim()[0]))[0] <= x1]
+        ticks += [t for t in ax.get_yticklabels(which="both") if y0 <= ax.transData.transform((ax.get_xlim()[0], t.get_position()[1]))[1] <= y1]
+        legend = ax.get_legend()
+        for text in [ax.title, ax.xaxis.label, ax.yaxis.label, *ticks, *(legend.get_texts() if legend else [])]:
+            if text.get_visible() and text.get_text().strip():
+                found.append((text.get_text(), text.get_window_extent(renderer)))
+    return found
+
+
+def legible(figure):
+    """Whether every text lies inside the figure and no two overlap."""
+    found, whole = rectangles(figure), figure.bbox
+    out = [name for name, box in found if box.x0 < -1 or box.y0 < -1 or box.x1 > whole.x1 + 1 or box.y1 > whole.y1 + 1]
+    clash = [(a, b) for i, (a, p) in enumerate(found) for b, q in found[i + 1:]
+             if min(p.x1, q.x1) - max(p.x0, q.x0) > 1 and min(p.y1, q.y1) - max(p.y0, q.y0) > 1]
+    return not out and not clash and len(found) > 3, (out, clash)
+
+
+TEXT = "The cat sat on\nthe mat, it costs $5."
+r = np.random.default_rng(0).normal
+FIGURES = {
+    "heat_map": lambda P, path: P.heat_map(explain.ledger(gated, *gated_case(T=30)), path=path),
+    "heat_map of two steps": lambda P, path: P.heat_map(np.array([[1.0, 0.0], [1e-9, 1.0]]), path=path),
+    "heat_map of one value": lambda P, path: P.heat_map(np.ones((1, 1)), path=path),
+    "heat_map of nothing that flows": lambda P, path: P.heat_map(np.zeros((4, 4)), path=path),
+    "heat_map that explodes": lambda P, path: P.heat_map(np.tril(10.0 ** np.arange(265, 305)[:, None]), path=path),
+    "gradient_norms": lambda P, path: P.gradient_norms(explain.ledger(gated, *gated_case(T=20)), path=path),
+    "gradient_norms of many": lambda P, path: P.gradient_norms({f"weight_hh_l{i}": abs(r(size=15)) for i in range(16)}, path=path),
+    "activations": lambda P, path: P.activations(TEXT, {"f": abs(r(size=(len(TEXT), 1, 8))) / 9, "h": np.tanh(r(size=(len(TEXT), 8)))}, path=path),
+    "activations of four panels": lambda P, path: P.activations("aé漢\x00_^", {n: r(size=(6, 64)) for n in "ifgo"}, path=path),
+    "activations over a page": lambda P, path: P.activations(3 * TEXT, {"h": r(size=(3 * len(TEXT), 3))}, path=path),
+    "activations over a book": lambda P, path: P.activations(30 * TEXT, {"h": r(size=(30 * len(TEXT), 30))}, path=path),
+    "v_curve": lambda P, path: P.v_curve(10.0 ** -np.arange(1, 13), {"right": 10.0 ** -abs(np.arange(12) - 6), "wrong": np.full(12, 0.01)}, path=path),
+    "v_curve of one": lambda P, path: P.v_curve([1e-3, 1e-4], [1e-6, 0.0], path=path),
+    "loss_curves": lambda P, path: P.loss_curves({"training": 1 / np.arange(1, 60), "validation": 2 / np.arange(1, 60)}, path=path),
+    "loss_curves of one": lambda P, path: P.loss_curves([3.0, np.nan, 2.0], path=path),
+    "forecast": lambda P, path: P.forecast(np.sin(np.arange(50)), {"engine": np.sin(np.arange(50)) + 0.1, "by hand": np.zeros(50)}, path=path),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_picture_is_written_and_legible(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    figure = FIGURES[name](explain.pictures, tmp_path / "picture.png")
+    fine, why = legible(figure)
+    assert fine, why
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_the_legibility_test_can_fail():
+    pytest.importorskip("matplotlib")
+    figure = explain.pictures.loss_curves({"a": [1.0, 2.0]})
+    figure.axes[0].tick_params(labelsize=90)
+    assert not legible(figure)[0]
+
+
+def test_pictures_say_what_does_not_fit(monkeypatch):
+    pytest.importorskip("matplotlib")
+    P = explain.pictures
+    with pytest.raises(ShapeError, match=r"h does not have a row for each character\n  h           \(3, 2\)\n  characters  2\n"):
+        P.activations("ab", {"h": np.ones((3, 2))})
+    with pytest.raises(ShapeError, match="there is no matrix to draw"):
+        P.heat_map(np.ones(3))
+    with pytest.raises(ShapeError, match="not one error for each step"):
+        P.v_curve([1, 2], [1.0])
+    with pytest.raises(ShapeError, match="prediction and truth differ in length"):
+        P.forecast(np.ones(3), np.ones(2))
+    with pytest.raises(ArgumentError, match="nothing to draw"):
+        P.activations("ab", {})
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError) as error:
+        P.loss_curves([1.0])
+    assert str(error.value) == """\
+loss_curves(curves): matplotlib is not installed
+  needed for  pictures
+Install it with: pip install tinygrad-rnn[lab]"""
+
+
+# ---- graphs -------------------------------------------------------------------------------------------------
+
+
+def lstm_case():
+    p = {name: r(size=(2 if name[0] == "W" else 3, 3)) for name in ("Wf", "Wi", "Wo", "Wg", "Uf", "Ui", "Uo", "Ug")}
+
+    def lstm(state, x):
+        h, c = state
+        f, i, o = (tg.sigmoid(x @ p["W" + k] + h @ p["U" + k]) for k in "fio")
+        g = tg.tanh(x @ p["Wg"] + h @ p["Ug"])
+        c = f * c + i * g
+        h = o * tg.tanh(c)
+        return (h, c), h
+
+    return lstm, (np.zeros(3), np.zeros(3)), np.zeros((4, 2))
+
+
+def elman_case():
+    W, U, b = r(size=(2, 3)), r(size=(3, 3)), r(size=3)
+
+    def elman(h, x):
+        h = tg.tanh(x @ W + h @ U + b)
+        return h, {"probability <1": 1 - h, "raw": h}
+
+    return elman, np.zeros(3), np.zeros((5, 2))
+
+
+def swap_case():
+    return (lambda state, x: ((state[1], state[0]), None)), (1.0, 2.0), np.zeros(3)
+
+
+def test_the_mermaid_text_is_pinned():
+    W = np.ones((2, 2))
+
+    def cell(h, x):
+        z = 2 * x + h @ W
+        return z, z
+
+    assert explain.graph(cell, np.zeros(2), np.zeros((3, 2))).mermaid() == """\
+flowchart LR
+  n0(["hₜ₋₁"]):::state
+  n1(["xₜ"]):::input
+  n6(["yₜ"]):::output
+  n7(["hₜ"]):::state
+  subgraph g0["cell: one step, repeated for every t"]
+    n2["2 × ·"]:::op
+    n3{{"W"}}:::parameter
+    n4["@"]:::op
+    n5["z = · + ·"]:::op
+  end
+  n1 --> n2
+  n0 --> n4
+  n3 --> n4
+  n2 --> n5
+  n4 --> n5
+  n5 --> n6
+  n5 --> n7
+  n7 -. next step .-> n0
+  classDef state fill:#cfe5f5,stroke:#0072b2,color:#000
+  classDef input fill:#cdeee2,stroke:#009e73,color:#000
+  classDef parameter fill:#fdebc5,stroke:#c98a00,color:#000
+  classDef op fill:#ffffff,stroke:#555555,color:#000
+  classDef cell fill:#ffffff,stroke:#555555,color:#000
+  classDef output fill:#f6dcea,stroke:#b5568c,color:#000
+"""
+
+
+def test_rolled_and_unrolled_hang_together():
+    for case in (lstm_case, elman_case, swap_case):
+        cell, state, xs = case()
+        leaves = len(tg.trees.flatten(state)[0])
+        rolled, unrolled = explain.graph(cell, state, xs), explain.graph(cell, state, xs, steps=3)
+        assert len(rolled.loops) == leaves and not unrolled.loops
+        assert all(rolled.boxes[a].kind == rolled.boxes[b].kind == "state" for a, b in rolled.loops)
+        assert len(unrolled.arrows) == 3 * len(rolled.arrows)
+        assert len(unrolled.boxes) == 3 * (len(rolled.boxes) - leaves) + leaves
+        assert all(graph.boxes[a].rank < graph.boxes[b].rank for graph in (rolled, unrolled) for a, b in graph.arrows)
+    names = [box.lines[0] for box in explain.graph(*lstm_case(), steps=2, ops=False).boxes]
+    assert names == ["h₋₁", "c₋₁", "x₀", "lstm", "y₀", "h₀", "c₀", "x₁", "lstm", "y₁", "h₁", "c₁"]
+
+
+def test_parameters_of_a_cell_object_and_the_parts_of_a_split_have_their_names():
+    class Cell:
+        def __init__(self):
+            self.weight = tg.tensor(np.ones((2, 4)), requires_grad=True)
+
+        def __call__(self, h, x):
+            keep, new = tg.split(x @ self.weight, 2)
+            return h * tg.sigmoid(keep) + new[0:2], None
+
+    picture = explain.graph(Cell(), np.zeros(2), np.zeros((1, 2)))
+    assert picture.title.endswith("Cell")
+    assert [box.lines[0] for box in picture.boxes] == ["hₜ₋₁", "xₜ", "weight", "@", "keep, new = split", "sigmoid", "×", "[0:2]", "+", "hₜ"]
+
+
+def test_only_what_reaches_an_output_is_drawn():
+    def cell(h, x):
+        _unused = tg.exp(x) * 3
+        return h + x, None
+
+    assert [box.lines[0] for box in explain.graph(cell, 0.0, np.zeros(3)).boxes] == ["hₜ₋₁", "xₜ", "+", "hₜ"]
+
+
+def shapes_of(svg):
+    """Every box of a picture with its text: (x0, y0, x1, y1, [text])."""
+    root, found = xml.etree.ElementTree.fromstring(svg), []
+    for element in root:
+        tag = element.tag.rpartition("}")[2]
+        if tag == "rect" and element.get("rx") not in (None, "10"):
+            x, y, w, h = (float(element.get(k)) for k in ("x", "y", "width", "height"))
+            found.append((x, y, x + w, y + h, []))
+        elif tag == "path" and element.get("fill") not in (None, "none"):
+            x, y, half, w = map(float, re.match(r"M(\S+) (\S+)l8 (\S+)h(\S+)l", element.get("d")).groups())
+            found.append((x, y + half, x + w + 16, y - half, []))
+        elif tag == "text" and element.get("text-anchor") == "middle" and element.get("font-size") is None:
+            found[-1][4].append((float(element.get("x")), element.text))
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"ops": False}, {"steps": 1}, {"steps": 3}, {"steps": 4, "ops": False}])
+@pytest.mark.parametrize("case", [lstm_case, elman_case, swap_case])
+def test_svg_boxes_are_apart_and_hold_their_text(case, options):
+    picture = explain.graph(*case(), **options)
+    boxes = shapes_of(picture.svg())
+    assert len(boxes) == len(picture.boxes) and all(box[4] for box in boxes)
+    for i, p in enumerate(boxes):
+        for q in boxes[i + 1:]:
+            assert min(p[2], q[2]) <= max(p[0], q[0]) or min(p[3], q[3]) <= max(p[1], q[1]), (p, q)
+    matplotlib = pytest.importorskip("matplotlib")
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    font = FontProperties(family="DejaVu Sans", size=12)
+    for x0, _, x1, _, texts in boxes:
+        for x, text in texts:
+            half = TextPath((0, 0), text.replace("$", r"\$"), prop=font).get_extents().width / 2
+            assert x0 + 2 < x - half and x + half < x1 - 2, (text, matplotlib.__version__)
+
+
+def test_arrows_do_not_run_through_boxes():
+    """The points that an arrow passes keep away from the boxes of their column."""
+    boxes, seen = shapes_of(explain.graph(*lstm_case(), steps=2).svg()), 0
+    for path in re.findall(r'<path d="(M[^"]*)" fill="none" stroke="#444"', explain.graph(*lstm_case(), steps=2).svg()):
+        for x0, y, x1 in re.findall(r"(-?[\d.]+) (-?[\d.]+)H(-?[\d.]+)", path):
+            seen += 1
+            for left, top, right, bottom, texts in boxes:
+                assert not (top < float(y) < bottom and float(x0) < right and left < float(x1)), (path, texts)
+    assert seen > 20
+
+
+def test_dot_and_files(tmp_path):
+    picture = explain.graph(*elman_case())
+    text = picture.dot()
+    assert text.startswith("digraph cell {\n") and text.endswith("}\n") and text.count("{") == text.count("}") == 2
+    assert 'label="y.probability <1ₜ"' in text and "y.probability #lt;1ₜ" in picture.mermaid() and "y.probability &lt;1ₜ" in picture.svg()
+    for ending, form in ((".svg", picture.svg), (".dot", picture.dot), (".mmd", picture.mermaid)):
+        picture.save(tmp_path / f"cell{ending}")
+        assert (tmp_path / f"cell{ending}").read_text(encoding="utf-8") == form()
+    assert picture._repr_svg_() == picture.svg() and str(picture) == picture.mermaid()
+    with pytest.raises(ArgumentError, match="the ending does not say in which form"):
+        picture.save("cell.bmp")
+
+
+def test_graph_refusals():
+    cell, state, xs = elman_case()
+    with pytest.raises(ArgumentError, match="steps is not a number of steps"):
+        explain.graph(cell, state, xs, steps=0)
+    with pytest.raises(ShapeError, match=r"the sequences have no first step\n  xs  \(0,\)"):
+        explain.graph(cell, state, xs[:0])
+    with pytest.raises(ArgumentError, match=r"the cell did not return \(state, y\)"):
+        explain.graph(lambda h, x: h, state, xs)
+
+
 # ---- examples -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["trace", "anomaly", "ledger", "watch"])
+@pytest.mark.parametrize("name", ["trace", "anomaly", "ledger", "pictures", "graph", "watch"])
 def test_the_examples_run(name):
     __import__(f"tinygrad_rnn.explain.{name}")
     module = sys.modules[f"tinygrad_rnn.explain.{name}"]

@@ -98,7 +98,9 @@ def _cutter(data, axis):
                                     "Call with data, and pass one axis for each argument."))
     sizes = {}
     for i, (tree, ax) in enumerate(zip(data, axes)):
-        for name, leaf in zip(trees.paths(tree, f"data[{i}]"), trees.flatten(tree)[0]) if ax is not None else ():
+        if ax is None:
+            continue
+        for name, leaf in zip(trees.paths(tree, f"data[{i}]"), trees.flatten(tree)[0]):
             if not -np.ndim(leaf) <= ax < np.ndim(leaf):
                 raise ShapeError(message(_WHO, f"{name} has no batch axis", {name: np.shape(leaf), "axis": ax},
                                          "Pass axis= with one entry for each argument, None for those that have no rows."))

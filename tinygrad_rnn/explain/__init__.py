@@ -1,6 +1,9 @@
 """explain: looking inside a computation. This file only gathers the names."""
 
+from . import pictures as pictures
 from .anomaly import anomaly as anomaly
+from .graph import Graph as Graph
+from .graph import graph as graph
 from .ledger import Flow as Flow
 from .ledger import Ledger as Ledger
 from .ledger import ledger as ledger

@@ -62,7 +62,7 @@ class Ledger:
 
     def __str__(self):
         head = ("weight", "shape", "|gradient|", "|rest|", "|dW_0|", "|dW_T-1|", "largest at")
-        rows = [head]
+        rows: list[tuple] = [head]
         for name, dW in self.weights.items():
             n = self.norms(name)
             ends = (f"{n[0]:.4g}", f"{n[-1]:.4g}", f"step {n.argmax()}" if n.any() else "-") if len(n) else ("-", "-", "-")

@@ -79,7 +79,8 @@ def line_of(frame):
 
 def held(frame):
     """Names and arrays that a frame's variables hold, directly or as members of a container or of an object."""
-    for name, value in list(frame.f_locals.items()):
+    seen = {name: frame.f_globals[name] for name in frame.f_code.co_names if name in frame.f_globals}
+    for name, value in (frame.f_locals | seen).items():
         yield from _members(name, value, 2)
 
 
