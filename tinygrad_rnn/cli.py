@@ -1,0 +1,225 @@
+"""The command line: `python -m tinygrad_rnn COMMAND`, also installed as `tinygrad-rnn`.
+
+Knows the commands, their options, and how to refuse bad input: one line on stderr and exit status 2. An interrupt
+(Ctrl-C) ends with status 130, after `train` has written its snapshot. A bug of the library's own is shown in full.
+Refuses to know what the commands do. Below it: demo, training, userfile, check, explain, exercises.
+"""
+
+import argparse
+import contextlib
+import inspect
+import os
+import signal
+import sys
+from pathlib import Path
+
+from . import errors, userfile
+
+PROGRAM = "tinygrad-rnn"
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+PURPOSE = "Recurrent networks from a few lines of equations: derive the backward pass, read it, check it, train with it."
+OURS = tuple(kind for kind in vars(errors).values() if isinstance(kind, type))
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that complains in one line."""
+
+    def error(self, text):
+        self.exit(REFUSED, f"{self.prog}: {text} (see {self.prog} --help)\n")
+
+
+def main(argv=None):
+    """Run one command and return its exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except KeyboardInterrupt:
+        return _complain(arguments, "interrupted", INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        text = userfile.blamed(error)
+        if text is None and isinstance(error, OSError) and error.filename is not None:
+            text = f"{error.filename}: {error.strerror}"
+        if text is None and isinstance(error, OURS):
+            text = userfile.in_one_line(str(error))
+        if text is None:
+            raise
+        return _complain(arguments, text, FAILED if isinstance(error, errors.NonFiniteError) else REFUSED)
+
+
+def _complain(arguments, text, status):
+    print(f"{PROGRAM} {arguments.command}: {text}", file=sys.stderr)
+    return status
+
+
+def parser():
+    """All commands with their options."""
+    top = Parser(prog=PROGRAM, description=PURPOSE, epilog=f"'{PROGRAM} COMMAND --help' tells more about a command.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    def command(run, name, help, description=""):
+        sub = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}. {description}".strip(),
+                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(demo, "demo", "compare, correct, train and draw the five source models",
+                  "For each model: automatic gradients against hand-derived ones and central differences, what the engine finds of the "
+                  "source's mistakes, the source's own training, pictures. Exit status 1 if a gradient does not agree.")
+    sub.add_argument("--out", default="out", type=Path, metavar="DIR", help="folder for the pictures")
+    sub.add_argument("--quick", action="store_true", help="train for a fiftieth of the epochs")
+
+    _train_options(command(train, "train", "train a recurrent network on a text or on a column of numbers",
+                           "The last tenth is never trained on; what is printed of it is perplexity and bits per character (or, for numbers, the "
+                           "error in the column's own units). Ctrl-C ends after the present update, writes the snapshot and exits with status 130; "
+                           "--resume goes on from it as if nothing had happened, bit for bit."))
+
+    sub = command(sample, "sample", "write text, or forecast numbers, with a trained network")
+    sub.add_argument("snapshot", metavar="SNAPSHOT", help="a file that train has written")
+    sub.add_argument("--length", type=_positive, default=500, help="characters to write, or numbers to forecast")
+    sub.add_argument("--temperature", type=float, default=1.0, help="below 1 keeps to the likelier characters, 0 always takes the likeliest")
+    sub.add_argument("--prompt", default=None, help="text to go on from (default: the end of a line)")
+    sub.add_argument("--seed", type=int, default=0, help="of the draws")
+    sub.add_argument("--cell", metavar="FILE.py:Cell", default=None, help="the cell, if the network was trained with one of your own")
+    return top
+
+
+def _train_options(sub):
+    # options that make a run what it is have no default here: --resume must see which of them were given
+    sub.add_argument("file", nargs="?", metavar="TEXTFILE", help="UTF-8 text, or CSV with --csv; without it Python's own help texts (pydoc_data.topics)")
+    sub.add_argument("--csv", metavar="COLUMN", help="the file is CSV: forecast this column one step ahead")
+    for name, kind, text in (
+        ("cell", str, "rnn, lstm, gru, mgu, indrnn, lnlstm, or FILE.py:Cell, called as Cell(input_size, hidden_size) (gru)"),
+        ("layers", _positive, "recurrent layers (1)"),
+        ("hidden", _positive, "units in a layer (128)"),
+        ("dropout", float, "between layers, while training (0)"),
+        ("tbptt", _positive, "steps in a chunk: how far back a gradient goes (64)"),
+        ("batch", _positive, "streams that are read side by side (32, or what the file has room for)"),
+        ("optimizer", str, "adam, adamw, rmsprop, adagrad or sgd (adam)"),
+        ("lr", _rate, "learning rate (depends on the optimizer; adam: 0.003)"),
+        ("clip", _rate, "largest norm of the gradient (1)"),
+        ("dtype", str, "float32 or float64 (float32)"),
+        ("seed", int, "of the initial weights and the samples (0)"),
+    ):
+        sub.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
+    sub.add_argument("--epochs", type=_positive, default=10, help="readings of the part to train on")
+    sub.add_argument("--updates", type=_positive, default=None, help="end after so many updates instead")
+    sub.add_argument("--every", type=_positive, default=200, help="updates between two reports: figures, a sample, a snapshot")
+    sub.add_argument("--save", type=Path, default=None, metavar="FILE.npz", help="the snapshot (default: out/NAME.npz; an earlier one of that name is kept as "
+                     "NAME.previous.npz)")
+    sub.add_argument("--resume", type=Path, default=None, metavar="FILE.npz", help="go on from this snapshot, with the options that it was made with")
+    sub.add_argument("--plot", type=Path, default=None, metavar="FILE.png", help="draw the losses (needs matplotlib)")
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _rate(text):
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+# ---- the commands -------------------------------------------------------------------------------------------
+
+
+def demo(arguments):
+    from .demo import run
+
+    return 0 if run(arguments.out, quick=arguments.quick) else 1
+
+
+def train(arguments):
+    from .progress import bar
+    from .training import picture
+    from .training import run as runs
+
+    given = {name: value for name, value in vars(arguments).items() if name in runs.Settings.__dataclass_fields__}
+    if arguments.resume:
+        run = _resumed(arguments, given, runs)
+        path = arguments.save or arguments.resume
+    else:
+        corpus, make_cell = _corpus(arguments.file, arguments.csv), _own_cell(given.get("cell"))
+        if make_cell is not None:
+            given.setdefault("dtype", "float64")  # what a cell makes unless it is told otherwise
+        run = runs.Run(corpus, runs.settings_for(corpus, given), make_cell)
+        path = arguments.save or Path("out") / f"{Path(corpus.name).stem if arguments.file else 'pydoc_topics'}.npz"
+        if path.exists():
+            older = path.with_suffix(".previous.npz")
+            path.replace(older)
+            print(f"the earlier {path} is now {older}")
+    print(runs.opening(run))
+    updates = arguments.updates or arguments.epochs * len(run.chunks)
+    with interrupts() as stopped, contextlib.closing(bar(updates, initial=run.updates, desc="training", unit="update")) as progress:
+        runs.train(run, updates, arguments.every, path, bar=progress, stopped=stopped)
+    print(f"wrote {path} after {run.updates} updates")
+    if arguments.plot:
+        picture.losses(run, arguments.plot)
+        print(f"wrote {arguments.plot}")
+    if stopped():
+        return _complain(arguments, f"interrupted; go on with --resume {path}", INTERRUPTED)
+
+
+def _resumed(arguments, given, runs):
+    saved = runs.load(arguments.resume)
+    for name, value in given.items():
+        if value != getattr(saved.settings, name):
+            raise errors.StateError(f"--{name} {value} does not fit --resume: {arguments.resume} was made with {name} {getattr(saved.settings, name)}")
+    named = saved.corpus.name if saved.corpus.name != "pydoc_data.topics" else None
+    column = saved.corpus.column if saved.corpus.kind == "series" else None
+    corpus = _corpus(arguments.file or named, arguments.csv or column)
+    return runs.Run(corpus, saved.settings, _own_cell(given.get("cell"), saved)).restore(saved)
+
+
+def _corpus(file, column):
+    from .training import corpus as corpora
+
+    if column is not None:
+        if file is None:
+            raise errors.ArgumentError("--csv needs a file: pass the CSV file's path before it")
+        return corpora.read_series(file, column)
+    return corpora.topics() if file is None else corpora.read_text(file)
+
+
+def _own_cell(spec, saved=None):
+    """`make(input_size, hidden_size, rng)` from FILE.py:Cell; None for a name of the library's, or none. A file that a snapshot
+    names is not run unless the command line names it too: a snapshot may come from anywhere."""
+    if spec is None and saved is not None and ".py" in saved.settings.cell:
+        raise errors.ArgumentError(f"{saved.path} was made with a cell of your own: pass --cell {saved.settings.cell}")
+    if spec is None or ".py" not in spec:
+        return None
+    cell = userfile.fetch(spec)
+    takes_rng = "rng" in getattr(inspect.signature(cell), "parameters", ())
+    return lambda inputs, hidden, rng: cell(inputs, hidden, **({"rng": rng} if takes_rng else {}))
+
+
+@contextlib.contextmanager
+def interrupts():
+    """Within the block the first Ctrl-C only makes the function that it gives return True; the second one interrupts."""
+    seen = []
+
+    def note(number, frame):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    old = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def sample(arguments):
+    from .training import run as runs
+
+    saved = runs.load(arguments.snapshot)
+    print(runs.generated(saved, _own_cell(arguments.cell, saved), arguments.length, prompt=arguments.prompt,
+                         temperature=arguments.temperature, seed=arguments.seed))

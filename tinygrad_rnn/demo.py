@@ -1,0 +1,231 @@
+"""The five sources on one engine: compared, corrected, trained, drawn.
+
+Knows how to show what the engine found: the automatic gradient of every source beside the one derived by hand and
+central differences, each mistake of the sources by how far it leads astray, and each model trained by its own
+recipe with the figures that its page prints. Refuses to know how a gradient is found. Below it: sources,
+explain, gradients, progress.
+"""
+
+import shutil
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .explain import ledger
+from .gradients import value_and_grad
+from .progress import bar
+from .sources import classifier, counting, elman, sine_wave, step_by_step
+from .sources.record import relative_error
+
+BY_HAND, DIFFERENCES = 1e-10, 1e-6  # how far the engine may be from the hand derivation, and from central differences
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a source: its words, how it is checked, and how its training is shown."""
+
+    title: str
+    page: Any
+    loss: Callable
+    bptt: Callable
+    example: Callable
+    train: Callable
+    epochs: int
+    every: int
+    figures: Callable
+
+
+def _sine_figures(p):
+    return f"loss {p.loss:<12.6g} validation {p.figures['validation']:<12.6g} rmse {p.figures['rmse']:.4f}"
+
+
+def _linear_figures(p):
+    return f"loss {p.loss:<12.6g} predictions {counting.predict_linear(p.params, counting.data()[0])}"
+
+
+def _logistic_figures(p):
+    return f"cost {p.loss:<18.16g} outputs {counting.predict_logistic(p.params, counting.data()[0])}"
+
+
+def _rmse(p):
+    return f"loss {p.loss:<12.6g} rmse {p.figures['rmse']:.4f}"
+
+
+def _accuracy(p):
+    return f"loss {p.loss:<12.6g} accuracy {p.figures['accuracy']:.1%}"
+
+
+MODELS = (
+    Model("000 sine wave: the next point of a sine", sine_wave, sine_wave.loss, sine_wave.bptt, sine_wave.example,
+          sine_wave.train, 25, 5, _sine_figures),
+    Model("001 counting, linear: how many ones", counting, counting.loss_linear, counting.bptt_linear, counting.example,
+          counting.train_linear, 50_000, 10_000, _linear_figures),
+    Model("001 counting, logistic: how many ones", counting, counting.loss_logistic, counting.bptt_logistic, counting.example,
+          counting.train_logistic, 15_000, 1_000, _logistic_figures),
+    Model("002 elman: an output at every step", elman, elman.loss, elman.bptt, elman.example, elman.train, 200, 50, _rmse),
+    Model("003 classifier: is this phrase positive", classifier, classifier.loss, classifier.bptt, classifier.example,
+          classifier.train, 60, 20, _accuracy),
+    Model("004 step by step: softmax at every step", step_by_step, step_by_step.loss, step_by_step.bptt, step_by_step.example,
+          step_by_step.train, 200, 50, _accuracy),
+)
+
+
+def run(folder="out", *, quick=False, say=print):
+    """Show everything; returns whether every gradient agreed. `quick` trains for a fiftieth of the epochs."""
+    agreed, histories = True, []
+    for model in MODELS:
+        say(f"\n{model.title}\n{'─' * len(model.title)}")
+        agreed &= compare(model, say)
+        errata(model, say)
+        printed(model, say)
+        histories.append(train(model, max(2, model.epochs // 50) if quick else model.epochs, say))
+    say("")
+    for line in pictures(Path(folder), histories):
+        say(line)
+    say("Every gradient agrees." if agreed else "SOME GRADIENTS DO NOT AGREE: see above.")
+    return agreed
+
+
+# ---- comparing ----------------------------------------------------------------------------------------------
+
+
+def gradients(loss, params, data):
+    """The engine's gradients of a source's loss, those of its inputs under "x" as the sources call them."""
+    _, found = value_and_grad(lambda both: loss(both[0], both[1], *data[1:]))((params, data[0]))
+    return {**found[0], "x": found[1]}
+
+
+def differences(loss, params, data, step=1e-3):
+    """Central differences of fourth order of the loss, by every entry of every parameter and of the inputs.
+
+    f'(x) ≈ (8 (f(x+s) − f(x−s)) − (f(x+2s) − f(x−2s))) / 12 s: with two more points the step can be so large that
+    rounding does not drown a small gradient.
+    """
+    found, places = {}, {**params, "x": data[0]}
+    for name, at in places.items():
+        at, slope = np.array(at), np.zeros(np.shape(at))
+        for i in np.ndindex(at.shape):
+            sides = []
+            for steps in (1, -1, 2, -2):
+                moved = at.copy()
+                moved[i] += steps * step
+                moved = {**places, name: moved}
+                sides.append(float(loss({p: moved[p] for p in params}, moved["x"], *data[1:])))
+            slope[i] = (8 * (sides[0] - sides[1]) - (sides[2] - sides[3])) / (12 * step)
+        found[name] = slope
+    return found
+
+
+def compare(model, say):
+    """The table of automatic gradients against the two other ways to find them."""
+    params, data = model.example()
+    automatic, by_hand = gradients(model.loss, params, data), model.bptt(params, *data)[1]
+    numeric, agreed = differences(model.loss, params, data), True
+    say(f"  {'gradient of':<13}{'shape':<13}{'off by hand':<18}off central differences")
+    for name, gradient in automatic.items():
+        cells = []
+        for other, tolerance in ((by_hand[name], BY_HAND), (numeric[name], DIFFERENCES)):
+            error = relative_error(gradient, other)
+            agreed &= error <= tolerance
+            cells.append(f"{error:.1e} {'agrees' if error <= tolerance else 'DIFFERS'}")
+        say(f"  {name:<13}{np.shape(gradient)!s:<13}{cells[0]:<18}{cells[1]}")
+    return agreed
+
+
+def errata(model, say):
+    """Each mistake of the source, and how far the gradients that it leads to are from the engine's."""
+    mine = [e for e in model.page.ERRATA if e.corrected in (None, model.bptt)]
+    if model.bptt is counting.bptt_logistic:
+        mine = []  # the page's errata stand with its first model
+    width = min(shutil.get_terminal_size((110, 24)).columns, 120) - 1
+    for number, erratum in enumerate(mine, 1):
+        say(textwrap.fill(erratum.what, width, initial_indent=f"  erratum {number}  ", subsequent_indent=" " * 13))
+        if erratum.point is None:
+            continue
+        params, data = erratum.point()
+        automatic, written = gradients(model.loss, params, data), erratum.as_written(params, *data)[1]
+        off = {name: relative_error(written[name], automatic[name]) for name in written if name in automatic}
+        wrong = ", ".join(f"{name} {error:.2g}" for name, error in off.items() if error > DIFFERENCES)
+        right = ", ".join(name for name, error in off.items() if error <= DIFFERENCES)
+        found = f"engine: relative error {wrong}" + (f"; right: {right}" if right else "")
+        say(textwrap.fill(found, width, initial_indent=" " * 11, subsequent_indent=" " * 13))
+
+
+def printed(model, say):
+    """The figures that a source prints before it trains."""
+    if model.page is sine_wave:
+        start = sine_wave.init()
+        values = [float(sine_wave.loss(start, *sine_wave.data(part))) for part in ("training", "validation")]
+        say(f"  its own start: loss {values[0]:.8f}, validation {values[1]:.8f}")
+    elif model.page is classifier:
+        say(f"  its printed check: {classifier.forward(*classifier.printed_point())[0]}")
+
+
+# ---- training -----------------------------------------------------------------------------------------------
+
+
+def train(model, epochs, say):
+    """Train by the source's own recipe; returns the Progress of every epoch that is worth a point in a picture."""
+    progress, kept = bar(epochs, desc="  training", unit="epoch"), []
+    for at in model.train(epochs=epochs):
+        if at.epoch % max(1, epochs // 500) == 0:
+            kept.append(at)
+        if at.epoch % model.every == 0 or at.epoch == epochs:
+            progress.write(f"  epoch {at.epoch:>6}  {model.figures(at)}")
+        progress.update(at.epoch > 0)
+    progress.close()
+    return kept
+
+
+def pictures(folder, histories):
+    """Draw the histories when matplotlib is there; yields a line for each picture, or one that says what is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        yield "No pictures: install matplotlib to get them (pip install 'tinygrad-rnn[lab]')."
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in (("loss", _draw_losses), ("sine", _draw_sine), ("gradient_norms", _draw_gradients)):
+        figure = Figure(figsize=(10, 6), layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure, histories)
+        figure.savefig(folder / f"{name}.png", dpi=110)
+        yield f"wrote {folder / name}.png"
+
+
+def _draw_losses(figure, histories):
+    for axes, model, history in zip(figure.subplots(2, 3).flat, MODELS, histories):
+        axes.semilogy([p.epoch for p in history], [p.loss for p in history])
+        axes.set(title=model.title.split(":")[0], xlabel="epoch", ylabel="loss")
+        axes.locator_params(axis="x", nbins=5)
+
+
+def _draw_sine(figure, histories):
+    params = histories[0][-1].params
+    for axes, part, first in zip(figure.subplots(2, 1), ("training", "validation"), (50, 150)):
+        X, Y = sine_wave.data(part)
+        points = first + np.arange(len(Y))
+        axes.plot(points, Y[:, 0], "o", markersize=3, label="truth")
+        axes.plot(points, sine_wave.predict(params, X)[0], label="prediction")
+        axes.set(title=f"sine wave, {part} windows", xlabel="point", ylabel="sin")
+        axes.set_ylim(-1.2, 1.7)
+        axes.legend(loc="upper right", ncols=2)
+
+
+def _draw_gradients(figure, histories):
+    weights = {sine_wave: "W", elman: "Whh", classifier: "w_h", step_by_step: "W_aa"}
+    shown = [(model, history) for model, history in zip(MODELS, histories) if model.page in weights]
+    for axes, (model, history) in zip(figure.subplots(2, 2).flat, shown):
+        name, data = weights[model.page], model.page.data()
+        if model.page is classifier:
+            data = max(data, key=lambda phrase: phrase[0].shape[1])
+        for at, label in ((history[0], "start"), (history[-1], "trained")):
+            axes.semilogy(ledger(model.loss, at.params, data).norms(name), ".-", label=label)
+        axes.set(title=model.title.split(":")[0], xlabel="time step t", ylabel=f"‖∂L/∂{name} from step t‖")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
