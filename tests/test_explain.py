@@ -236,6 +236,10 @@ def test_parameters_of_an_object_are_named():
 
     text = caught(tg.scan, Cell(), np.ones(2), np.zeros(3))
     assert "self.W comes in with an infinity" in text and "Cell.__call__" in text
+    layer = tg.nn.LSTM(3, 5)
+    layer.weight_hh_l0.data = np.full((20, 5), np.nan)
+    text = caught(layer, np.ones((4, 2, 3)))  # the weight is transposed before it is used
+    assert text.startswith("matmul(a, b): self.weight_hh comes in with a nan, at step 0\n") and "\n  function        LSTMCell.__call__\n" in text
 
 
 def test_what_is_meant_passes():

@@ -49,6 +49,7 @@ class _Anomaly(Watcher):
     def __init__(self):
         self.pulling = None  # the guard whose rules are running: what they call is their business
         self.meant = set()  # ids of the Tensors whose infinities somebody spelled
+        self.origins = {}  # id of a view -> what the user calls the value that it shows
 
     def record(self, op, args, statics):
         with np.errstate(all="ignore"):
@@ -76,12 +77,16 @@ class _Anomaly(Watcher):
                     self.meant.add(id(out))
                     weakref.finalize(out, self.meant.discard, id(out)).atexit = False
             return
-        if op.view:
+        labels = _labels(op, args, frame, self.origins)
+        if op.view:  # which gives birth to nothing
+            for out in outs:
+                if isinstance(out, (Tensor, np.ndarray)):
+                    self.origins[id(out)] = labels[0]
+                    weakref.finalize(out, self.origins.pop, id(out), None).atexit = False
             return
         bad = [a for a in args if not _finite(a)]
         if bad and all(not isinstance(a, Tensor) for a in args):
             return  # data that no Tensor has met: padding may be nan
-        labels = _labels(op, args, frame)
         what = f"{_kind(outs)} is born in the forward pass"
         remedy = (f"Keep the inputs where {op.name} is finite, also in a branch that where() does not take: log(where(x > 0, x, 1))."
                   if op.name in _EDGES else "Look at the sizes of the inputs: a smaller step, clipped gradients or another scale keep them finite.")
@@ -176,12 +181,13 @@ def _first_bad(values):
     return f"{len(bad)} of {array.size} elements not finite, {at} is {array[tuple(bad[0])]}"
 
 
-def _labels(op, args, frame):
-    """What the user calls the inputs: the variable that holds each, else the op's own name for it."""
+def _labels(op, args, frame, origins):
+    """What the user calls the inputs: the variable that holds each, or the value that it is a view of, else the op's
+    own name for it."""
     found = {}
-    for name, value in held(frame):
+    for name, value in sorted(held(frame), key=lambda pair: not pair[0].isidentifier()):
         found.setdefault(id(value), name)
-    return [found.get(id(arg), name) for arg, name in zip(args, _input_names(op, args))]
+    return [found.get(id(arg)) or origins.get(id(arg)) or name for arg, name in zip(args, _input_names(op, args))]
 
 
 def _input_names(op, args):
