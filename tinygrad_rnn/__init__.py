@@ -3,11 +3,14 @@
 from . import domains as domains
 from . import errors as errors
 from . import explain as explain
+from . import files as files
 from . import nn as nn
+from . import onnx as onnx
 from . import ops as ops
 from . import optim as optim
 from . import parallel as parallel
 from . import sources as sources
+from . import training as training
 from . import trees as trees
 from .gradients import checkpoint as checkpoint
 from .gradients import grad as grad

@@ -177,12 +177,12 @@ class Primitive:
         shapes = [getattr(arg, "shape", ()) for arg in args]
         facts = dict(zip(names, shapes)) | {k: v for k, v in statics.items() if v is not self.defaults[k]}
         what, remedy = str(error).splitlines()[0], self.remedy
+        kind = IndexingError if isinstance(error, IndexError) else ArgumentError if isinstance(error, TypeError) else ShapeError
         if self.broadcasts and not isinstance(error, TypeError):
             what = "the shapes do not broadcast together"
             remedy = remedy or "Make the sizes equal, or 1, counted from the last axis."
         elif isinstance(error, np.exceptions.AxisError):
-            what, remedy = f"axis is out of range: {what}", "Use an axis that the array has; -1 is the last one."
-        kind = IndexingError if isinstance(error, IndexError) else ArgumentError if isinstance(error, TypeError) else ShapeError
+            what, remedy, kind = f"axis is out of range: {what}", "Use an axis that the array has; -1 is the last one.", ShapeError
         return kind(message(f"{self.name}({', '.join(names)})", what, facts, remedy or f"See help(tg.{self.name}) for what fits."))
 
 

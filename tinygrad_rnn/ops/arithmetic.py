@@ -129,8 +129,8 @@ def power(a, b, /, *, out=None):
 def _power_base(g, a, b):
     if isinstance(b, (int, float)):
         return g * 0.0 if b == 0 else g * 2 * a if b == 2 else g * (b * a ** (b - 1))
-    flat = np.equal(b, 0)
-    return g * b * a ** np.where(flat, 1.0, b - 1)
+    corner = np.logical_and(np.equal(a, 0), np.equal(b, 0))  # elsewhere b − 1 stays as it is, for the derivative by b
+    return g * b * a ** np.where(corner, 1.0, b - 1)
 
 
 def _power_exponent(g, a, y):
@@ -188,7 +188,7 @@ def sign(x, /, *, out=None):
 sign.vjp(x=None)
 
 
-@primitive(method="__floor__", domain=REALS, elementwise=True)
+@primitive(method="__floor__", domain=REALS, elementwise=True, kinks=lambda x: np.equal(x, np.floor(x)))
 def floor(x, /, *, out=None):
     """The largest integer that is not above x.
 

@@ -23,7 +23,7 @@ _FAULTS = [((np.ones((2, 3)),), {"axis": 2}, "axis is out of range")]
 
 def _normal(axis, ndim):
     """An axis argument as a tuple of non-negative axes."""
-    if axis is None:
+    if axis is None or not ndim:  # NumPy takes axis 0 and −1 of a number
         return tuple(range(ndim))
     return tuple(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,)))
 
@@ -98,7 +98,13 @@ def _share_of_extreme(g, x, y, axis):
     return np.where(hit, _spread(g, x.shape, axis) / np.sum(hit, axis=axis, keepdims=True), 0)
 
 
-@primitive(method="max", domain=REALS, sample=_sample, faults=_FAULTS, over_time=_later("max"), reference=lambda x, axis=None, keepdims=False: -np.min(-x, axis=axis, keepdims=keepdims))
+def _tied(x, axis, extreme):
+    return np.sum(np.equal(x, extreme(x, axis=axis, keepdims=True)), axis=axis) > 1
+
+
+@primitive(method="max", domain=REALS, sample=_sample, faults=_FAULTS, over_time=_later("max"),
+           kinks=lambda x, axis, keepdims: _tied(x, axis, np.max),
+           reference=lambda x, axis=None, keepdims=False: -np.min(-x, axis=axis, keepdims=keepdims))
 def max(x, /, *, axis=None, keepdims=False):
     """Largest element over axes.
 
@@ -118,7 +124,9 @@ def max(x, /, *, axis=None, keepdims=False):
 max.vjp(x=_share_of_extreme)
 
 
-@primitive(method="min", domain=REALS, sample=_sample, faults=_FAULTS, over_time=_later("min"), reference=lambda x, axis=None, keepdims=False: -np.max(-x, axis=axis, keepdims=keepdims))
+@primitive(method="min", domain=REALS, sample=_sample, faults=_FAULTS, over_time=_later("min"),
+           kinks=lambda x, axis, keepdims: _tied(x, axis, np.min),
+           reference=lambda x, axis=None, keepdims=False: -np.max(-x, axis=axis, keepdims=keepdims))
 def min(x, /, *, axis=None, keepdims=False):
     """Smallest element over axes.
 
@@ -172,7 +180,15 @@ def _product_of_others(g, x, axis):
 prod.vjp(x=_product_of_others)
 
 
-@primitive(method="var", domain=REALS, analytic=True, sample=_sample, over_time=_later("var"), faults=_FAULTS)
+def _centered_power(x, axis, ddof, keepdims):
+    """The variance as the mean of squares less the square of the mean: another formula than the kernel's."""
+    n = _count(x.shape, axis)
+    mean = np.sum(x, axis=axis, keepdims=keepdims) / n
+    return (np.sum(x * x, axis=axis, keepdims=keepdims) / n - mean * mean) * n / (n - ddof)
+
+
+@primitive(method="var", domain=REALS, analytic=True, sample=_sample, over_time=_later("var"), faults=_FAULTS,
+           reference=lambda x, axis=None, ddof=0, keepdims=False: _centered_power(x, axis, ddof, keepdims))
 def var(x, /, *, axis=None, ddof=0, keepdims=False):
     """Variance over axes: Σ (x − mean)² / (n − ddof).
 
@@ -186,6 +202,8 @@ def var(x, /, *, axis=None, ddof=0, keepdims=False):
         >>> tg.var(np.array([1.0, 3.0]))
         np.float64(1.0)
     """
+    if np.iscomplexobj(x):  # NumPy's takes the squared modulus there, which is not analytic
+        return np.sum(np.square(_deviation(x, axis)), axis=axis, keepdims=keepdims) / (_count(np.shape(x), axis) - ddof)
     return np.var(x, axis=axis, ddof=ddof, keepdims=keepdims)
 
 
@@ -202,7 +220,9 @@ def _over_or_zero(a, b):
     return np.where(tip, 0, a / np.where(tip, 1, b))
 
 
-@primitive(method="std", domain=REALS, analytic=True, sample=lambda rng: _sample(rng)[:-1], over_time=_later("std"), faults=_FAULTS)
+@primitive(method="std", domain=REALS, analytic=True, sample=lambda rng: _sample(rng)[:-1], over_time=_later("std"), faults=_FAULTS,
+           kinks=lambda x, axis, ddof, keepdims: np.equal(np.std(x, axis=axis), 0),
+           reference=lambda x, axis=None, ddof=0, keepdims=False: _centered_power(x, axis, ddof, keepdims) ** 0.5)
 def std(x, /, *, axis=None, ddof=0, keepdims=False):
     """Standard deviation over axes: the square root of `var`.
 
@@ -216,6 +236,8 @@ def std(x, /, *, axis=None, ddof=0, keepdims=False):
         >>> tg.std(np.array([1.0, 3.0]))
         np.float64(1.0)
     """
+    if np.iscomplexobj(x):
+        return np.sqrt(var(x, axis=axis, ddof=ddof, keepdims=keepdims))
     return np.std(x, axis=axis, ddof=ddof, keepdims=keepdims)
 
 
@@ -224,7 +246,9 @@ std.vjp(x=lambda g, x, y, axis, ddof: _over_or_zero(_spread(g, x.shape, axis) * 
 
 
 @primitive(domain=REALS, sample=lambda rng: _sample(rng), over_time=lambda T, stacked, x, *, axis, keepdims: norm(
-    x, axis=tuple(a + 1 for a in _normal(axis, x.ndim - 1)), keepdims=keepdims), numpy=np.linalg.norm, faults=_FAULTS)
+    x, axis=tuple(a + 1 for a in _normal(axis, x.ndim - 1)), keepdims=keepdims), numpy=np.linalg.norm, faults=_FAULTS, analytic=True,
+    kinks=lambda x, axis, keepdims: np.logical_not(np.any(x, axis=axis)),
+    reference=lambda x, axis=None, keepdims=False: np.sum(np.abs(x) ** 2, axis=axis, keepdims=keepdims) ** 0.5)
 def norm(x, /, *, axis=None, keepdims=False):
     """Euclidean norm over axes: √Σ x². Over all elements when `axis` is None.
 

@@ -37,7 +37,8 @@ def _half_at_ties(g, taken, tie):
     return np.where(taken, g, np.where(tie, 0.5 * g, 0))
 
 
-@primitive(domain=(REALS, REALS), broadcasts=True, elementwise=True, reference=lambda a, b: np.where(a > b, a, b))
+@primitive(domain=(REALS, REALS), broadcasts=True, elementwise=True, kinks=np.equal,
+           reference=lambda a, b: np.where(a > b, a, b))
 def maximum(a, b, /, *, out=None):
     """The larger of two, element by element.
 
@@ -58,7 +59,8 @@ maximum.vjp(a=lambda g, a, b: _half_at_ties(g, np.greater(a, b), np.equal(a, b))
             b=lambda g, a, b: _half_at_ties(g, np.less(a, b), np.equal(a, b)))
 
 
-@primitive(domain=(REALS, REALS), broadcasts=True, elementwise=True, reference=lambda a, b: np.where(a < b, a, b))
+@primitive(domain=(REALS, REALS), broadcasts=True, elementwise=True, kinks=np.equal,
+           reference=lambda a, b: np.where(a < b, a, b))
 def minimum(a, b, /, *, out=None):
     """The smaller of two, element by element.
 
@@ -80,6 +82,7 @@ minimum.vjp(a=lambda g, a, b: _half_at_ties(g, np.less(a, b), np.equal(a, b)),
 
 
 @primitive(method="clip", domain=away_from(-1.0, 1.0), elementwise=True,
+           kinks=lambda x, min, max: np.isin(x, [bound for bound in (min, max) if bound is not None]),
            sample=lambda rng: [((away_from(-1.0, 1.0).sample(rng, (3, 4)),), {"min": -1.0, "max": 1.0}),
                                ((away_from(1.0).sample(rng, (4,)),), {"max": 1.0})],
            reference=lambda x, min, max: np.where(x < (-np.inf if min is None else min), min, np.where(x > (np.inf if max is None else max), max, x)).astype(float))
@@ -120,7 +123,7 @@ def _comparison(name, method, symbol):
         >>> tg.{name}(np.array([1.0, 2.0]), 2.0).shape
         (2,)
     """
-    return primitive(compare, method=method, domain=(REALS, REALS), broadcasts=True, elementwise=True).vjp(a=None, b=None)
+    return primitive(compare, method=method, domain=(REALS, REALS), broadcasts=True, elementwise=True, kinks=np.equal).vjp(a=None, b=None)
 
 
 greater = _comparison("greater", "__gt__", ">")
