@@ -26,11 +26,11 @@ def message(who, what, facts=(), remedy=""):
 
 
 class ShapeError(ValueError):
-    """Shapes do not fit together."""
+    """Shapes do not fit together, or an axis is none that the array has."""
 
 
 class IndexingError(IndexError):
-    """An index or an axis lies outside the array."""
+    """An index lies outside the array."""
 
 
 class DtypeError(TypeError):
