@@ -87,15 +87,30 @@ def augmented(loop, active):
     """The loop with further stacked outputs: what its derivative by the `active` inputs reads and nobody else keeps."""
     key = "augmented", active
     if key not in loop.derived:
-        body, n = loop.body, loop.n_states + loop.n_ys
-        needed = _differentiated(loop, active, (True,) * len(body.outputs))[2]
+        n, given = loop.n_states + loop.n_ys, (True,) * len(loop.body.outputs)
+        _, tracer, needed = _differentiated(loop, active, given)
+        body = _with_inner_stashes(loop.body, tracer.calls)
+        if body is not loop.body:
+            needed = _differentiated(Loop(body, loop.n_states, loop.n_xs, loop.n_ys, loop.reverse), active, given)[2]
         extra = [v for v in needed if v not in loop.ys]
         made = Loop(Program(body.inputs, body.calls, [*body.outputs[:n], *extra, *body.outputs[n:]]),
                     loop.n_states, loop.n_xs, loop.n_ys + len(extra), loop.reverse) if extra else Loop(
                         body, loop.n_states, loop.n_xs, loop.n_ys, loop.reverse)
-        made.derived["active"] = active
+        made.derived["active"], made.augmented = active, True
         loop.derived[key] = made
     return loop.derived[key]
+
+
+def _with_inner_stashes(body, traced):
+    """The body with every scan inside it augmented too, as its trace found it: what an inner scan keeps, its results show."""
+    inner = [call for call in body.calls if "loop" in call.statics]
+    again = {}
+    for call, seen in zip(inner, [c for c in traced if "loop" in c.statics]):
+        kept, extra = call.statics["loop"].n_states + call.statics["loop"].n_ys, len(seen.outs) - len(call.outs)
+        if extra:
+            more = tuple(Value(v.shape, v.dtype) for v in seen.outs[kept:kept + extra])
+            again[call] = Call(call.op, call.args, seen.statics, (*call.outs[:kept], *more, *call.outs[kept:]))
+    return Program(body.inputs, [again.get(call, call) for call in body.calls], body.outputs) if again else body
 
 
 def derived(loop, given):

@@ -19,7 +19,8 @@ import re
 import numpy as np
 
 from .program import Call, Program, Tracer, Value
-from .spelling import ATOM, Steps, kernels, spell
+from .rewrite import rewritten
+from .spelling import ATOM, Steps, kernels, ours, spell
 from .tensor import Tensor, switched
 
 
@@ -28,7 +29,8 @@ class Loop:
 
     def __init__(self, body, n_states, n_xs, n_ys, reverse=False):
         self.body, self.n_states, self.n_xs, self.n_ys, self.reverse = body, n_states, n_xs, n_ys, reverse
-        self.derived = {}  # what scan has derived from this loop
+        self.derived = {}  # what `derive` has made of this loop
+        self.augmented = False  # whether its results enter a graph, where nobody can write to them
         self._run = None
 
     states = property(lambda self: self.body.inputs[:self.n_states])
@@ -43,9 +45,25 @@ class Loop:
 
     def run(self, T, arrays):
         """The results of T steps: last states, stacked ys, sums."""
+        return (self._run or self.function)(T, *arrays)
+
+    @property
+    def function(self):
+        """The generated function `(T, *arrays) -> results`."""
         if self._run is None:
-            self._run = Source(self).compile()
-        return self._run(T, *arrays)
+            self._run = Source(self.faster()).compile()
+        return self._run
+
+    @property
+    def name(self):
+        """Under which the loop is called from another: a scan inside a cell."""
+        return f"loop_{id(self)}"
+
+    def faster(self):
+        """The same loop with a body that makes fewer calls."""
+        loop = Loop(rewritten(self.body, self.states, self.consts), self.n_states, self.n_xs, self.n_ys, self.reverse)
+        loop.augmented = self.augmented
+        return loop
 
 
 # ---- what goes where ----------------------------------------------------------------------------------------
@@ -106,13 +124,19 @@ class Schedule:
         """The value that holds `value` of all steps; asking for it has it computed or stored."""
         if value in self.stacked:
             return self.stacked[value]
-        if value in self.recurrent:
+        if value in self.recurrent and not self._seen_through(value):
             self.stored.append(value)
             self.stacked[value] = Value((Steps(_T), *value.shape), value.dtype, value.name)
             return self.stacked[value]
         call = self._maker[value]
         self._place(call)
         return self.stacked[value]
+
+    def _seen_through(self, value):
+        """Whether a value is a view of another result of the loop: then keeping that one keeps both."""
+        call = self._maker.get(value)
+        return call is not None and call.op.view and len(call.args) == 1 and call.args[0] in self.recurrent and (
+            call.args[0] not in self.loop.states and self._lift(call, self.varying) is not None)
 
     def _place(self, call):
         """Put the lifted call before or after the loop."""
@@ -124,8 +148,6 @@ class Schedule:
         self._adopt(tracer, known, into)
         for out, lifted in zip(call.outs, outs):
             stacked = known.get(lifted, lifted)
-            if stacked in known.values() and stacked in self.stacked.values():  # an op that returned its input
-                stacked = stacked
             stacked.name = stacked.name or out.name
             self.stacked[out] = stacked
 
@@ -181,7 +203,8 @@ class Schedule:
             if call.op.name in ("add", "subtract") and all(isinstance(a, Value) and a.shape == value.shape for a in call.args):
                 a, b = (self._summed(arg) for arg in call.args)
                 return self._traced(lambda a, b: call.op(a, b), [a, b], [False, False])
-            if call.op.name == "matmul" and all(len(a.shape) == 2 and a in self.varying for a in call.args):
+            if call.op.name == "matmul" and all(
+                    isinstance(a, Value) and len(a.shape) == 2 and a in self.varying for a in call.args):
                 if self.readable:
                     return self._einsum(call)
                 a, b = (self.stack(arg) for arg in call.args)
@@ -253,6 +276,7 @@ class Source:
         """The function."""
         scope = {"np": np, **self.constants, **kernels(self.calls)}
         exec(compile(self.text, "<loop>", "exec"), scope)
+        scope["run"].source = self.text
         return scope["run"]
 
     @property
@@ -339,146 +363,241 @@ class Source:
         self.straight(s.before, "before the loop: depends on the inputs only")
         self._loop(initial)
         self.straight(s.after, "after the loop")
+        self._sequences = {s.stacked[v] for v in loop.xs}
+        self._makers = {v: call for call in self.calls for v in call.outs}
         self.results = [*self.finals, *self._stacked_results(), *(self.arg(v)[0] for v in s.sums)]
 
     def _stacked_results(self):
-        """The stacked outputs; one that is held elsewhere too is copied, so that no two results share memory."""
+        """The stacked outputs. A view of an input is copied; and, where a person will hold the results as plain arrays, so
+        is what shares memory with another result."""
         out, seen = [], set()
         for value, stacked in zip(self.loop.ys, self.schedule.outputs):
-            if not isinstance(stacked, Value) or stacked not in self.stacks:
-                if isinstance(stacked, Value) and (stacked in self.schedule.stacked.values() and value in self.schedule.varying):
-                    text = self.name(stacked)
-                    out.append(f"{text}.copy()" if stacked in seen or value in self.loop.xs or self._is_view(stacked) else text)
-                    seen.add(stacked)
-                else:
-                    shape = value.shape if isinstance(value, Value) else np.shape(value)
-                    out.append(f"np.broadcast_to({self.arg(value)[0]}, (T, {''.join(f'{n}, ' for n in shape)})).copy()")
+            if not isinstance(value, Value) or value not in self.schedule.varying:
+                shape = value.shape if isinstance(value, Value) else np.shape(value)
+                out.append(f"np.broadcast_to({self.arg(value)[0]}, (T, {''.join(f'{n}, ' for n in shape)})).copy()")
                 continue
-            text = self.stacks[stacked]
-            out.append(f"{text}.copy()" if stacked in seen else text)
-            seen.add(stacked)
+            base = self._base(stacked)
+            copied = base in self._sequences or not self.loop.augmented and base in seen
+            out.append(self.name(stacked) + ".copy()" * copied)
+            seen.add(base)
         return out
 
-    def _is_view(self, stacked):
-        return any(stacked in call.outs and (call.op.view or call.op.name in ("transpose", "reshape")) for call in self.calls)
+    def _base(self, stacked):
+        """The value whose memory a stacked value may be a view of."""
+        call = self._makers.get(stacked)
+        return self._base(call.args[0]) if call is not None and call.op.view and isinstance(call.args[0], Value) else stacked
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
     def _loop(self, initial):
-        s, loop = self.schedule, self.loop
-        head, tail, each, body = [], [], [], []  # before the loop, end of a step, (name, sequence) pairs, the step
-        self.stacks = {}
-        where = {}  # value -> name inside the loop
-        rev = "[::-1]" if loop.reverse else ""
-        old, new = (("[1:]", "[:-1]") if loop.reverse else ("[:-1]", "[1:]"))
-
-        def every(name, sequence, shape):
-            each.append((name, f"[{sequence}[t, ...] for t in range(T)]{rev}" if shape == () else f"{sequence}{rev}"))
-
-        def take(value):
-            """The name inside the loop of a value from outside."""
-            if value not in where:
-                if value in s.varying:
-                    where[value] = self.fresh(self.name(s.stacked[value]) + "_t")
-                    every(where[value], self.name(s.stacked[value]), value.shape)
-                else:
-                    where[value] = self.name(value)
-            return where[value]
-
-        made = {v for call in s.inside for v in call.outs}
-        owner, self.finals = {}, []  # owner: loop value -> where its state keeps it
-        for i, (state, value, start) in enumerate(zip(loop.states, loop.next_states, initial)):
-            stack = state in s.stacked or isinstance(value, Value) and value in s.stacked and value in made and value not in owner
-            word = self.name(state)
-            shape = "".join(f", {n}" for n in state.shape)
-            if stack:
-                buffer = self.fresh(word + "s")
-                head.append(f"{buffer} = np.empty((T + 1{shape}), {_dtype(state)})")
-                head.append(f"{buffer}[{'T' if loop.reverse else '0'}] = {start}")
-                where[state] = word
-                every(word, buffer + old, state.shape)
-                if state in s.stacked:
-                    self.stacks[s.stacked[state]] = self.names[s.stacked[state], ""] = buffer + old
-                target = self.fresh(word + "_next")
-                every(target, buffer + new, state.shape)
-                if isinstance(value, Value) and value in made and value not in owner:
-                    if value in s.stacked:
-                        self.stacks[s.stacked[value]] = self.names[s.stacked[value], ""] = buffer + new
-                self.finals.append(f"{buffer}[{'0' if loop.reverse else 'T'}{', ...' if state.shape == () else ''}].copy()")
-            else:
-                target = self.fresh(word + "_next")
-                head.append(f"{word}, {target} = np.array({start}), np.empty({_tuple(state.shape)}, {_dtype(state)})")
-                where[state] = word
-                tail.append(f"{word}, {target} = {target}, {word}")
-                self.finals.append(word)
-            if isinstance(value, Value) and value in made and value not in owner and self._writes(value):
-                owner[value] = target
-            else:
-                tail.insert(0, (value, target))
-        for call in s.inside:
-            names = [(where.get(a) or take(a), ATOM) if isinstance(a, Value) else self.arg(a) for a in call.args]
-            if len(call.outs) > 1:
-                for v in call.outs:  # a name of its own: that of a stored value is bound to its slot
-                    where[v] = self.fresh(self.name(v)) if v in s.stored else self.name(v)
-                body.append(f"{', '.join(where[v] for v in call.outs)} = {spell(call, names)[0]}")
-                body += [f"{self._slot(v, every, head)}[...] = {where[v]}" for v in call.outs if v in s.stored]
-                continue
-            (value,) = call.outs
-            if value in owner:
-                out = where[value] = owner[value]
-            elif value in s.stored:
-                out = self._slot(value, every, head)
-                where[value] = out
-            else:
-                out = where[value] = self.name(value)
-                if self._writes(value):
-                    head.append(f"{out} = np.empty({_tuple(value.shape)}, {_dtype(value)})")
-            if self._writes(value):
-                body.append(_into(call, names, out))
-            elif value in s.stored:
-                body.append(f"{out}[...] = {spell(call, names)[0]}")
-            else:
-                body.append(f"{out} = {spell(call, names)[0]}")
-        ends = []
-        for item in tail:
-            if isinstance(item, tuple):
-                value, target = item
-                text = (where.get(value) or take(value)) if isinstance(value, Value) else self.arg(value)[0]
-                ends.append(f"{target}[...] = {text}")
-            else:
-                ends.append(item)
-        if head:
+        """Buffers, views of them, and the loop itself: one NumPy call a line, each into the place where its result is kept."""
+        self.head, self.each, self.step, self.ends = [], [], [], []
+        self.where, self.homes, self.finals, self.owner = {}, {}, [], {}
+        made = {v: call for call in self.schedule.inside for v in call.outs}
+        for state, value, start in zip(self.loop.states, self.loop.next_states, initial):
+            self._state(state, value, start, made)
+        self._joins(made)
+        for call in self.schedule.inside:
+            self._call(call)
+        lines = [*self.step, *(self._end(e) for e in self.ends)]
+        if self.head:
             self.put("# buffers")
-        for line in head:
+        for line in self.head:
             self.put(line)
         self.put("# the loop")
-        if each:
-            left = ", ".join(n for n, _ in each) + ("," if len(each) == 1 else "")
-            self.put(f"for {left} in zip({', '.join(q for _, q in each)}):")
-        else:
-            self.put("for _ in range(T):")
-        for line in [*body, *ends] or ["pass"]:
+        names = ", ".join(name for name, _ in self.each) + "," * (len(self.each) == 1)
+        self.put(f"for {names} in zip({', '.join(text for _, text in self.each)}):" if self.each else "for _ in range(T):")
+        for line in lines or ["pass"]:
             self.put(line, 2)
 
-    def _slot(self, value, every, head):
-        """The name inside the loop of a slice of the buffer that keeps all steps of a value."""
-        s = self.schedule
-        word = self.name(value)
-        buffer = self.name(s.stacked[value], "s")
-        head.append(f"{buffer} = np.empty((T{''.join(f', {n}' for n in value.shape)},), {_dtype(value)})")
-        every(word, buffer, value.shape)
-        self.stacks[s.stacked[value]] = self.names[s.stacked[value], ""] = buffer
-        return word
+    def every(self, name, sequence, shape):
+        """Have `name` run over the steps of a sequence."""
+        rev = "[::-1]" if self.loop.reverse else ""
+        self.each.append((name, f"[{sequence}[t, ...] for t in range(T)]{rev}" if shape == () else f"{sequence}{rev}"))
 
-    def _writes(self, value):
-        """Whether the call that makes the value can write into a buffer."""
-        call = next(c for c in self.schedule.inside if value in c.outs)
+    def _state(self, state, value, start, made):
+        """Where a state lives: in a stack of T + 1 when its steps are read later, else in two buffers that change places."""
+        s, reverse = self.schedule, self.loop.reverse
+        own = isinstance(value, Value) and value in made and value not in self.owner
+        word, shape = self.name(state), "".join(f", {n}" for n in state.shape)
+        target = self.fresh(word + "_next")
+        if state in s.stacked or own and value in s.stacked:
+            buffer, first, last = self.fresh(word + "s"), *(("T", "0") if reverse else ("0", "T"))
+            dots = ", ..." if state.shape == () else ""
+            old, new = ("[1:]", "[:-1]") if reverse else ("[:-1]", "[1:]")
+            self.head += [f"{buffer} = np.empty((T + 1{shape}), {_dtype(state)})", f"{buffer}[{first}] = {start}", f"{word} = {buffer}[{first}{dots}]"]
+            self.every(target, buffer + new, state.shape)
+            if state in s.stacked:
+                self.names[s.stacked[state], ""] = buffer + old
+            if own and value in s.stacked:
+                self.names[s.stacked[value], ""] = buffer + new
+            self.ends.append(f"{word} = {target}")
+            self.finals.append(f"{buffer}[{last}{dots}].copy()")
+        else:
+            self.head.append(f"{word}, {target} = np.array({start}), np.empty({_tuple(state.shape)}, {_dtype(state)})")
+            self.ends.append(f"{word}, {target} = {target}, {word}")
+            self.finals.append(word)
+        self.where[state] = word
+        if own and self._writes(made[value]):
+            self.owner[value] = target
+        else:
+            self.ends.insert(0, (value, target))
+
+    def _end(self, end):
+        """The last lines of a step: a state that is no result of the step's own calls is copied."""
+        return f"{end[1]}[...] = {self._read(end[0])[0]}" if isinstance(end, tuple) else end
+
+    def _joins(self, made):
+        """Parts of a concatenation are written straight into its buffer."""
+        self.parts, self.joined = {}, {}
+        for call in self.schedule.inside:
+            if call.op.name != "concatenate" or not ours(call.op) or call.outs[0] in self.owner:
+                continue
+            (out,) = call.outs
+            axis, start, pieces = call.statics["axis"] % len(out.shape), 0, []
+            for part in call.args:
+                size = (part.shape if isinstance(part, Value) else np.shape(part))[axis]
+                index = "..., " if axis == len(out.shape) - 1 else ":, " * axis
+                free = (isinstance(part, Value) and part in made and self._writes(made[part]) and part not in self.owner
+                        and part not in self.schedule.stored and part not in self.parts and part not in self.joined and sum(a is part for a in call.args) == 1
+                        and part.dtype == out.dtype)
+                if free:
+                    self.parts[part] = out, index, f"{start}:{start + size}"
+                pieces.append((part, f"{index}{start}:{start + size}", free))
+                start += size
+            self.joined[out] = pieces
+
+    def _place_part(self, part):
+        """The name of the slice of a joined buffer into which a part is written."""
+        out, index, piece = self.parts[part]
+        buffer, name = self._buffer(out), self.name(part)
+        if out in self.schedule.stored:
+            lead = index if index.startswith("...") else ":, " + index
+            self.every(name, f"{self.names[self.schedule.stacked[out], '']}[{lead}{piece}]", part.shape)
+        else:
+            self.head.append(f"{name} = {buffer}[{index}{piece}]")
+        return name
+
+    def _buffer(self, value):
+        """The name of the place where a result is kept: a state's, a slice of a stack, or one buffer for all steps."""
+        if value in self.where:
+            return self.where[value]
+        if value in self.owner:
+            name = self.owner[value]
+            if value in self.schedule.stacked:
+                self._home(value, self.schedule.stacked[value])
+        elif value in self.parts:
+            name = self._place_part(value)
+        elif value in self.schedule.stored:
+            name, stacked = self.name(value), self.schedule.stacked[value]
+            buffer = self.name(stacked, "s")
+            self.head.append(f"{buffer} = np.empty((T{''.join(f', {n}' for n in value.shape)},), {_dtype(value)})")
+            self.every(name, buffer, value.shape)
+            self.names[stacked, ""] = buffer
+            self._home(value, stacked)
+        else:
+            name = self.name(value)
+            self.head.append(f"{name} = np.empty({_tuple(value.shape)}, {_dtype(value)})")
+            self._home(value, None)
+        self.where[value] = name
+        return name
+
+    def _home(self, value, stacked):
+        """Remember that a value has one place, so that views of it can be made outside the loop; with a sample of the place."""
+        self.homes[value] = stacked, np.empty((_T,) * (stacked is not None) + value.shape, value.dtype)
+
+    def _call(self, call):
+        if self._view(call):
+            return
+        if len(call.outs) > 1 or not self._writes(call):
+            texts = [self._read(a) for a in call.args]
+            names = [self.name(v) if v not in self.schedule.stored else self.fresh(self.name(v) + "_new") for v in call.outs]
+            self.step.append(f"{', '.join(names)} = {spell(call, texts)[0]}")
+            for v, name in zip(call.outs, names):
+                if v in self.schedule.stored:
+                    self.step.append(f"{self._buffer(v)}[...] = {name}")
+                self.where.setdefault(v, name)
+            return
+        (value,) = call.outs
+        if value in self.joined:
+            buffer = self._buffer(value)
+            self.step += [f"{buffer}[{piece}] = {self._read(part)[0]}" for part, piece, written in self.joined[value] if not written]
+            return
+        texts = [self._read(a, value) for a in call.args]
+        self.step.append(_into(call, texts, self._buffer(value)))
+
+    def _read(self, arg, into=None):
+        """(text, rank) inside the loop of an argument; next to a result of another shape a constant is spread out once."""
+        if not isinstance(arg, Value):
+            return (self.scalar(arg, into.dtype), ATOM) if into is not None and isinstance(arg, (int, float)) and not isinstance(arg, bool) else self.arg(arg)
+        if arg in self.where:
+            return self.where[arg], ATOM
+        s = self.schedule
+        if arg in s.varying:
+            name = self.where[arg] = self.fresh(self.name(s.stacked[arg]) + "_t")
+            self.every(name, self.name(s.stacked[arg]), arg.shape)
+            return name, ATOM
+        if into is not None and arg.shape not in ((), into.shape) and self.elementwise and into.size <= _SPREAD:
+            spread = self.names.get((arg, into.shape))
+            if spread is None:
+                spread = self.names[arg, into.shape] = self.fresh(self.name(arg) + "_rows")
+                self.head.append(f"{spread} = np.broadcast_to({self.name(arg)}, {_tuple(into.shape)}).copy()")
+            return spread, ATOM
+        return self.name(arg), ATOM
+
+    def scalar(self, number, dtype):
+        """A number as a bound array of no axes: NumPy converts a Python number at every call."""
+        key = "number", repr(number), dtype
+        if key not in self.names:
+            word = {0.0: "zero", 0.5: "half", 1.0: "one", 2.0: "two", -1.0: "minus_one"}.get(number, "number")
+            self.names[key] = self.fresh(word)
+            self.constants[self.names[key]] = np.array(number, dtype)
+        return self.names[key]
+
+    def _view(self, call):
+        """Make a view once for all steps, where it really is one; says whether it did."""
+        home = self.homes.get(call.args[0]) if call.op.view and len(call.inputs) == 1 and len(call.args) == 1 else None
+        if home is None or any(v in self.schedule.stored or v in self.owner for v in call.outs):
+            return False
+        stacked, sample = home
+        if stacked is None:
+            found = call.op.forward(sample, **call.statics)
+        else:
+            found = sample if call.op.elementwise else call.op.over_time and call.op.over_time(_T, [True], sample, **call.statics)
+        found = found if isinstance(found, tuple) else (found,)
+        if any(f is None or not np.shares_memory(f, sample) for f in found if f is None or f.size):
+            return False
+        if stacked is None:
+            names = [self.name(v) for v in call.outs]
+            self.head.append(f"{', '.join(names)} = {spell(call, [(self.where[call.args[0]], ATOM)])[0]}")
+            for v, name, f in zip(call.outs, names, found):
+                self.where[v], self.homes[v] = name, (None, f)
+            return True
+        lines = []
+        tracer, inputs, outs = self.schedule._lift(call, self.schedule.varying)
+        known = {inputs[0][0]: stacked}
+        self.schedule._adopt(tracer, known, lines)
+        for c in lines:
+            self.head.append(f"{', '.join(self.name(v) for v in c.outs)} = {spell(c, [self.arg(a) for a in c.args])[0]}")
+        for v, lifted, f in zip(call.outs, outs, found):
+            lifted = known.get(lifted, lifted)
+            name = self.where[v] = self.fresh(self.name(v))
+            self.every(name, self.name(lifted), v.shape)
+            self.homes[v] = lifted, f
+        return True
+
+    def _writes(self, call):
+        """Whether a call can write into a buffer."""
+        self.elementwise = call.op.elementwise
         return len(call.outs) == 1 and _has_out(call)
+
+
+_SPREAD = 1 << 16  # elements up to which a constant is worth spreading over the rows of a batch
 
 
 def _has_out(call):
     if call.op.name == "matmul":
-        return all(isinstance(a, Value) and a.shape for a in call.args) and call.outs[0].shape != ()
+        return call.outs[0].shape != ()
     if call.op.name in ("concatenate", "stack"):
         return True
     return call.op.takes_out and call.op.elementwise
@@ -487,10 +606,12 @@ def _has_out(call):
 def _into(call, names, out):
     texts = [text for text, _ in names]
     if call.op.name == "matmul":
-        function = "np.dot" if all(len(a.shape) <= 2 for a in call.args) else "np.matmul"
+        function = "np.dot" if all(np.ndim(a) <= 2 if isinstance(a, np.ndarray) else len(a.shape) <= 2 for a in call.args) else "np.matmul"
         return f"{function}({texts[0]}, {texts[1]}, out={out})"
     if call.op.name in ("concatenate", "stack"):
         return f"np.{call.op.name}(({', '.join(texts)},), axis={call.statics['axis']}, out={out})"
+    if call.op.name == "power" and isinstance(call.args[1], (int, float)) and call.args[1] == 2:
+        return f"np.square({texts[0]}, out={out})"
     if call.op.name == "clip":
         return f"np.clip({texts[0]}, {call.statics['min']}, {call.statics['max']}, out={out})"
     return spell(call, names, out)[0]

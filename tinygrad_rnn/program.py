@@ -10,6 +10,8 @@ forward did. What a function closes over (Tensors, arrays, numbers that its own 
 is used, and is an input of the program, never a part of it: a program does not go stale.
 """
 
+import math
+
 import numpy as np
 
 from .tensor import Leaf, Tensor, mode
@@ -24,6 +26,10 @@ class Value:
 
     def __init__(self, shape, dtype, name="", number=-1):
         self.shape, self.dtype, self.name, self.number = tuple(shape), np.dtype(dtype), name, number
+
+    @property
+    def size(self):
+        return math.prod(self.shape)
 
     def __repr__(self):
         return f"{self.name or 'v'}:{self.dtype}{list(self.shape)}"

@@ -1,0 +1,54 @@
+"""tinygrad_rnn through its public API: the cell under ``scan``, and on the eager tape in a plain Python loop."""
+
+import inspect
+
+import numpy as np
+from cells import EPSILON, EVERY, initial, loop, loss, namespace
+
+import tinygrad_rnn as tg
+
+F = namespace(tg, sigmoid=tg.sigmoid, split=lambda z, n: tg.split(z, n, axis=-1))
+
+
+def read(result):
+    value, gradients = result
+    return float(value), {key: np.asarray(g) for key, g in gradients.items()}
+
+
+def prepare_scan(cell, p):
+    equations = EVERY[cell]
+
+    def scan_loss(p):
+        state, ys = tg.scan(lambda state, x: equations(F, p, state, x), initial(p), p["xs"])
+        return loss(F, state, ys)
+
+    return lambda: tg.value_and_grad(scan_loss)(p), read
+
+
+def prepare_loop(cell, p):
+    return lambda: tg.value_and_grad(lambda p: loop(F, EVERY[cell], p))(p), read
+
+
+def prepare_generated(cell, p):
+    """The generated code alone, as printed, called directly: what a repeated call costs without tracing and look-up."""
+    state, xs = initial(p), p["xs"]
+    text = tg.explain.source(lambda state, x: EVERY[cell](F, p, state, x), state, xs, optimized=True)
+    code = {}
+    exec(compile(text, f"<derived {cell}>", "exec"), code)
+    forward, backward = code["forward"], code["backward"]
+    # The one number of the equations has no name in the cell.
+    params = {key: p.get(key, EPSILON) for key in list(inspect.signature(forward).parameters)[2:]}
+
+    def run():
+        final, ys, saved = forward(state, xs, **params)
+        leaves = final if isinstance(final, tuple) else (final,)
+        value = np.vdot(ys, ys) / 2 + sum(leaf.sum() for leaf in leaves)
+        ones = tuple(np.ones_like(leaf) for leaf in leaves)
+        return value, backward(ones if isinstance(final, tuple) else ones[0], ys, saved)
+
+    def read_generated(result):
+        value, (d_state, d_xs, d_params) = result
+        d_state = d_state if isinstance(d_state, tuple) else (d_state,)
+        return float(value), dict(zip(("h0", "c0"), d_state, strict=False)) | d_params | {"xs": d_xs}
+
+    return run, read_generated
