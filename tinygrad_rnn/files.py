@@ -1,0 +1,208 @@
+"""files: named arrays on disk, as `.npz` (NumPy alone) or `.safetensors` (with the library of that name).
+
+Knows how to write a file that is whole or not there, and how to read one that came from anywhere: nothing in it is
+executed (no pickles), sizes are checked before memory is asked for, and what does not fit is refused before a model
+is touched. Refuses to know what the arrays mean: a module's `load_state_dict` checks names and shapes. Below it:
+errors.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import math
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from .errors import ArgumentError, MissingExtraError, StateError, message
+
+METADATA = "__metadata__"  # the npz member that holds the metadata as JSON; safetensors has a place of that name
+OURS = "tinygrad_rnn"  # our entry in that place, whose entries are texts
+
+
+def save(path, state, metadata=None):
+    """Write a module's state, or a dict of name to array, and what `metadata` says about it.
+
+    The format is that of the name: `.npz` or `.safetensors`. The file is written beside the old one and renamed over it:
+    an interrupt or a full disk leaves the old one whole.
+
+    Raises: ArgumentError for another ending, StateError for what cannot be stored (objects, metadata that JSON has no form
+    for), MissingExtraError when the safetensors library is not installed.
+
+    Example:
+        >>> import os, tempfile
+        >>> model = tg.nn.GRU(3, 4, rng=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "model.npz")
+        ...     tg.files.save(path, model, {"epochs": 5})
+        ...     tg.files.load(path, tg.nn.GRU(3, 4, rng=1))
+        {'epochs': 5}
+    """
+    path, who = Path(path), "save(path, state)"
+    writer = _format(who, path)[0]
+    state = state.state_dict() if hasattr(state, "state_dict") else state
+    arrays = {str(name): np.asarray(value.numpy() if hasattr(value, "numpy") else value) for name, value in state.items()}
+    unfit = [name for name, array in arrays.items() if name == METADATA or array.dtype.kind not in "biufc"]
+    if unfit:
+        raise StateError(message(who, f"{unfit[0]} cannot be stored", {unfit[0]: arrays[unfit[0]].dtype}, "Pass arrays of numbers."))
+    try:
+        text = json.dumps({} if metadata is None else metadata)
+    except (TypeError, ValueError) as error:
+        raise StateError(message(who, f"the metadata cannot be stored: {error}", {}, "Pass numbers, texts, lists and dicts.")) from error
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    raw = writer(arrays, text)
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())  # else a crash of the machine may leave the new name with nothing behind it
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            unfinished.unlink()
+
+
+def load(path, model, *, strict=True, cast=False):
+    """Read a file into a module and return its metadata; the module stays as it was unless everything fits.
+
+    `strict` and `cast` as in `load_state_dict`.
+
+    Raises: what `read` raises for the file, and what `load_state_dict` raises for names, shapes and dtypes.
+    """
+    arrays, metadata = read(path)
+    model.load_state_dict(arrays, strict=strict, cast=cast)
+    return metadata
+
+
+def read(path, *, max_bytes=1 << 32):
+    """Read `(arrays, metadata)` from a file; files of other programs have whatever metadata they have, or {}.
+
+    `max_bytes` bounds what the arrays may take in memory, since a small compressed file may unpack to any size.
+
+    Raises: StateError for a file that is damaged, cut short, of another kind, with two arrays of one name, with pickled
+    objects, or larger than `max_bytes`; ArgumentError for another ending; MissingExtraError; FileNotFoundError.
+
+    Example:
+        >>> import os, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "arrays.npz")
+        ...     tg.files.save(path, {"w": np.ones(2)})
+        ...     tg.files.read(path)
+        ({'w': array([1., 1.])}, {})
+    """
+    path = Path(path)
+    reader = _format("read(path)", path)[1]
+    raw = path.read_bytes()
+    try:
+        return reader(raw, max_bytes)
+    except _Refused as error:
+        why = str(error)
+    except Exception as error:  # foreign bytes make the parsers raise nearly anything, and all of it means the same
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, MissingExtraError):
+            raise
+    raise StateError(message(f"read({path.name!r})", "this file cannot be used", {"why": why, "size": f"{len(raw):,} bytes"},
+                             "Pass a whole file of this format; nothing was changed."))
+
+
+class _Refused(Exception):
+    """What is wrong with a file, in words."""
+
+
+def _format(who, path):
+    formats = {".npz": (_npz, _read_npz), ".safetensors": (_safetensors, _read_safetensors)}
+    if path.suffix not in formats:
+        raise ArgumentError(message(who, "the ending of the name says no format", {"path": path.name, "endings": ", ".join(formats)}, "Name the file *.npz or *.safetensors."))
+    return formats[path.suffix]
+
+
+def _size(declared, max_bytes):
+    """Refuse arrays of (shape, itemsize) that would not fit into `max_bytes`."""
+    total = sum(math.prod(shape) * itemsize for shape, itemsize in declared)
+    if total > max_bytes:
+        raise _Refused(f"its arrays take {total:,} bytes, more than max_bytes={max_bytes:,}")
+
+
+# ---- npz ----------------------------------------------------------------------------------------------------
+
+
+def _npz(arrays, text):
+    """The bytes that `numpy.savez` would write, but for the time of day: equal states give equal files."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, array in {METADATA: np.frombuffer(text.encode(), np.uint8), **arrays}.items():
+            with archive.open(zipfile.ZipInfo(name + ".npy"), "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return out.getvalue()
+
+
+def _read_npz(raw, max_bytes):
+    arrays = {}
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        members = archive.infolist()
+        names = [member.filename.removesuffix(".npy") for member in members]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise _Refused(f"two arrays are called {repeated[0]}")
+        headers = [_header(archive, member) for member in members]
+        _size([(shape, dtype.itemsize) for shape, _, dtype in headers], max_bytes)
+        for name, member, (shape, fortran, dtype) in zip(names, members, headers):
+            with archive.open(member) as file:
+                _skip_header(file)
+                data = file.read()
+            arrays[name] = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C").copy()
+    metadata = arrays.pop(METADATA, None)
+    return arrays, {} if metadata is None else json.loads(metadata.tobytes())
+
+
+def _skip_header(file):
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in readers:
+        raise _Refused(f"it has an array of format version {version}")
+    return readers[version](file)
+
+
+def _header(archive, member):
+    """Shape, order and dtype of a member, if they say as many bytes as there are."""
+    with archive.open(member) as file:
+        shape, fortran, dtype = _skip_header(file)
+        if dtype.kind not in "biufc":
+            raise _Refused(f"{member.filename} holds {'pickled objects' if dtype.hasobject else dtype}, not numbers")
+        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+            raise _Refused(f"{member.filename} does not have the bytes of its shape {shape}")
+    return shape, fortran, dtype
+
+
+# ---- safetensors --------------------------------------------------------------------------------------------
+
+
+def _library():
+    try:
+        return importlib.import_module("safetensors.numpy")
+    except ImportError as error:
+        raise MissingExtraError(message("files", "the safetensors library is not installed", {}, 'Run pip install "tinygrad-rnn[files]", or use .npz.')) from error
+
+
+def _safetensors(arrays, text):
+    library = _library()
+    unfit = [name for name, array in arrays.items() if array.dtype.kind == "c"]
+    if unfit:
+        raise StateError(message("save(path, state)", f"safetensors has no form for {unfit[0]}", {unfit[0]: arrays[unfit[0]].dtype}, "Use .npz."))
+    return library.save({name: np.asarray(array, order="C") for name, array in arrays.items()}, {OURS: text})
+
+
+def _read_safetensors(raw, max_bytes):
+    library = _library()
+    pairs = json.loads(raw[8:8 + int.from_bytes(raw[:8], "little")], object_pairs_hook=list)
+    names = [name for name, _ in pairs]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise _Refused(f"two arrays are called {repeated[0]}")
+    _size([((len(raw),), 1)], max_bytes)  # nothing is compressed
+    arrays = library.load(raw)
+    entries = dict(dict(pairs).get(METADATA) or [])
+    return {name: array.copy() for name, array in arrays.items()}, json.loads(entries[OURS]) if OURS in entries else entries
