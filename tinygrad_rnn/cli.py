@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from . import errors, userfile
+from .training.network import CELLS
 
 PROGRAM = "tinygrad-rnn"
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -50,7 +51,8 @@ def main(argv=None):
 
 
 def _complain(arguments, text, status):
-    print(f"{PROGRAM} {arguments.command}: {text}", file=sys.stderr)
+    told = text.removeprefix(f"{arguments.command} ").removeprefix(f"{arguments.command}: ")
+    print(f"{PROGRAM} {arguments.command}: {told}", file=sys.stderr)
     return status
 
 
@@ -64,6 +66,10 @@ def parser():
                                   formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         sub.set_defaults(run=run)
         return sub
+
+    def sizes(sub):
+        for name, size, text in (("input", 3, "columns of x"), ("hidden", 4, "units"), ("batch", 2, "rows"), ("steps", 5, "time steps")):
+            sub.add_argument(f"--{name}", type=_positive, default=size, help=f"{text} to look at the cell with")
 
     sub = command(demo, "demo", "compare, correct, train and draw the five source models",
                   "For each model: automatic gradients against hand-derived ones and central differences, what the engine finds of the "
@@ -83,6 +89,27 @@ def parser():
     sub.add_argument("--prompt", default=None, help="text to go on from (default: the end of a line)")
     sub.add_argument("--seed", type=int, default=0, help="of the draws")
     sub.add_argument("--cell", metavar="FILE.py:Cell", default=None, help="the cell, if the network was trained with one of your own")
+    own = "FILE.py:NAME is run as your own code."
+    sub = command(derive, "derive", "show the backward pass that is derived for a cell", "source: a NumPy module that stands alone, forward and backward. "
+                  "equations: the same as δ_t = … on paper. plan: which instruction runs once, before, in or after the loop, and why. " + own)
+    sub.add_argument("cell", metavar="CELL", help=f"FILE.py:Cell, or one of {', '.join(CELLS)}")
+    sub.add_argument("what", nargs="?", choices=("source", "equations", "plan"), default="source", help="what to show")
+    sub.add_argument("--optimized", action="store_true", help="the source as it runs, with its buffers")
+    sizes(sub)
+
+    sub = command(check, "check", "run the battery of checks on a cell", "Shapes, dtypes, purity, derivatives of order 1 to 3, scan against the plain loop, "
+                  "padding, empty sequences. Exit status 1 if something is wrong. " + own)
+    sub.add_argument("cell", metavar="CELL", help=f"FILE.py:Cell, or one of {', '.join(CELLS)}")
+    sizes(sub)
+
+    sub = command(diagnose, "diagnose", "name the mistake in a gradient that was derived by hand", "The file defines loss(params, *data) made of ops, "
+                  "params (a dict of arrays), data (a tuple), and the function(params, *data) -> (loss, grads). Exit status 1 if a gradient is wrong. " + own)
+    sub.add_argument("function", metavar="FILE.py:function", help="the derivation")
+
+    sub = command(bench, "bench", "run the benchmarks that this machine can run", "Libraries that are not installed are left out.")
+    sub.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (default: all)")
+    sub.add_argument("--options", nargs=argparse.REMAINDER, default=[], metavar="…",
+                     help="everything after this goes to the benchmarks, as in: bench scan --options --quick")
     return top
 
 
@@ -91,7 +118,7 @@ def _train_options(sub):
     sub.add_argument("file", nargs="?", metavar="TEXTFILE", help="UTF-8 text, or CSV with --csv; without it Python's own help texts (pydoc_data.topics)")
     sub.add_argument("--csv", metavar="COLUMN", help="the file is CSV: forecast this column one step ahead")
     for name, kind, text in (
-        ("cell", str, "rnn, lstm, gru, mgu, indrnn, lnlstm, or FILE.py:Cell, called as Cell(input_size, hidden_size) (gru)"),
+        ("cell", str, f"{', '.join(CELLS)}, or FILE.py:Cell, called as Cell(input_size, hidden_size) (gru)"),
         ("layers", _positive, "recurrent layers (1)"),
         ("hidden", _positive, "units in a layer (128)"),
         ("dropout", float, "between layers, while training (0)"),
@@ -138,7 +165,6 @@ def demo(arguments):
 
 def train(arguments):
     from .progress import bar
-    from .training import picture
     from .training import run as runs
 
     given = {name: value for name, value in vars(arguments).items() if name in runs.Settings.__dataclass_fields__}
@@ -161,7 +187,7 @@ def train(arguments):
         runs.train(run, updates, arguments.every, path, bar=progress, stopped=stopped)
     print(f"wrote {path} after {run.updates} updates")
     if arguments.plot:
-        picture.losses(run, arguments.plot)
+        runs.picture(run, arguments.plot)
         print(f"wrote {arguments.plot}")
     if stopped():
         return _complain(arguments, f"interrupted; go on with --resume {path}", INTERRUPTED)
@@ -223,3 +249,32 @@ def sample(arguments):
     saved = runs.load(arguments.snapshot)
     print(runs.generated(saved, _own_cell(arguments.cell, saved), arguments.length, prompt=arguments.prompt,
                          temperature=arguments.temperature, seed=arguments.seed))
+
+
+def derive(arguments):
+    from .laboratory import derive
+
+    print(derive(arguments.cell, arguments.what, arguments, optimized=arguments.optimized).rstrip())
+
+
+def check(arguments):
+    from .laboratory import battery
+
+    return _verdict(battery(arguments.cell, arguments))
+
+
+def diagnose(arguments):
+    from .laboratory import diagnosis
+
+    return _verdict(diagnosis(arguments.function))
+
+
+def _verdict(report):
+    print(report)
+    return 0 if report else FAILED
+
+
+def bench(arguments):
+    from .laboratory import bench
+
+    return bench(arguments.names, arguments.options)

@@ -6,6 +6,8 @@ recipe with the figures that its page prints. Refuses to know how a gradient is 
 explain, gradients, progress.
 """
 
+import inspect
+import itertools
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -15,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from .explain import ledger
+from .explain import ledger, source
 from .gradients import value_and_grad
+from .ops import tanh
 from .progress import bar
 from .sources import classifier, counting, elman, sine_wave, step_by_step
 from .sources.record import relative_error
@@ -81,6 +84,8 @@ def run(folder="out", *, quick=False, say=print):
         say(f"\n{model.title}\n{'─' * len(model.title)}")
         agreed &= compare(model, say)
         errata(model, say)
+        if model.page is elman:
+            agreed &= derivation(say)
         printed(model, say)
         histories.append(train(model, max(2, model.epochs // 50) if quick else model.epochs, say))
     say("")
@@ -153,6 +158,45 @@ def errata(model, say):
         right = ", ".join(name for name, error in off.items() if error <= DIFFERENCES)
         found = f"engine: relative error {wrong}" + (f"; right: {right}" if right else "")
         say(textwrap.fill(found, width, initial_indent=" " * 11, subsequent_indent=" " * 13))
+
+
+def derivation(say):
+    """The backward pass of Elman's cell as the engine derived it, as code, next to the one derived by hand; and what comes
+    out when the derived text is run alone."""
+    params, (x, y) = elman.example()
+    Whx, Whh, Wyh, bh, by = (params[name] for name in ("Whx", "Whh", "Wyh", "bh", "by"))
+
+    def elman_cell(h, x):
+        z = Whh @ h + Whx @ x.T + bh
+        h = tanh(z)
+        y = Wyh @ h + by
+        return h, y
+
+    text = source(elman_cell, params["h0"], x)
+    left = ["derived by the engine", *text[text.index("def backward"):].splitlines()]
+    right = ["derived by hand", *inspect.getsource(elman.bptt).splitlines()]
+    right = [line if len(line) < 72 else line[:70] + " …" for line in right if '"""' not in line and "Shapes:" not in line and line]
+    beside(left, right, say)
+
+    alone = {}
+    exec(text, alone)
+    _, outputs, saved = alone["forward"](params["h0"], x, Whh=Whh, Whx=Whx, bh=bh, Wyh=Wyh, by=by)
+    d_h0, d_x, found = alone["backward"](np.zeros_like(params["h0"]), outputs - y.swapaxes(1, 2), saved)
+    by_hand = elman.bptt(params, x, y)[1]
+    error = max(relative_error(value, by_hand[name]) for name, value in {**found, "h0": d_h0, "x": d_x}.items())
+    say(f"  the derived text, run alone with NumPy, is off by hand {error:.1e} {'agrees' if error <= BY_HAND else 'DIFFERS'}")
+    return error <= BY_HAND
+
+
+def beside(left, right, say):
+    """Two texts side by side where the terminal is wide enough, one above the other where it is not."""
+    width = max(map(len, left)) + 2
+    if shutil.get_terminal_size((160, 24)).columns < width + max(map(len, right)) + 4:
+        left, right = [*left, "", *right], []
+    say("")
+    for one, other in itertools.zip_longest(left, right, fillvalue=""):
+        say(f"  {one:<{width}}{other}".rstrip())
+    say("")
 
 
 def printed(model, say):

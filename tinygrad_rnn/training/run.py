@@ -9,12 +9,14 @@ which was not. Refuses to know the command line. Below it: network, corpus, snap
 import contextlib
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from .. import optim, trees
 from ..errors import DomainError, NonFiniteError, StateError, message
+from ..explain.pictures import loss_curves
 from ..ops import stop_gradient
 from ..tensor import no_grad
 from . import corpus as corpora
@@ -277,6 +279,19 @@ def figures(corpus, loss):
     if corpus.kind == "text":
         return f"{loss / math.log(2):.3f} bits per character, perplexity {math.exp(min(loss, 700)):.2f}"
     return f"rmse {math.sqrt(loss) * corpus.deviation:.4g}"
+
+
+def picture(run, path):
+    """Draw the losses of all reports, in the units that people speak of.
+
+    Raises: MissingExtraError without matplotlib; ValueError for a file name whose ending is no kind of picture.
+    """
+    text = run.corpus.kind == "text"
+    reports = np.array(run.history).reshape(-1, 3)[:, 1:]
+    losses = reports / math.log(2) if text else np.sqrt(reports) * run.corpus.deviation
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    loss_curves(dict(zip(("trained on", "held out"), losses.T)), xlabel=f"report (update 0 to {run.updates})",
+                ylabel="bits per character" if text else "root mean squared error", path=path)
 
 
 def generated(saved, make_cell, length, *, prompt=None, temperature=1.0, seed=0):
