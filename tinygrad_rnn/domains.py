@@ -36,12 +36,22 @@ class Domain:
 
 
 def Interval(low, high):
-    """The numbers between `low` and `high`."""
+    """The numbers between `low` and `high`.
+
+    Example:
+        >>> 0.5 in tg.domains.Interval(0, 1)
+        True
+    """
     return Domain(float(low), float(high))
 
 
 def away_from(*points, margin=0.1, low=-3.0, high=3.0):
-    """The reals without a neighbourhood of each of `points`."""
+    """The reals without a neighbourhood of each of `points`.
+
+    Example:
+        >>> 0.05 in tg.domains.away_from(0.0)
+        False
+    """
     return Domain(float(low), float(high), tuple(float(p) for p in points), margin)
 
 

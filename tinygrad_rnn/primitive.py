@@ -339,7 +339,16 @@ def primitive(function=None, *, method="", domain: Any = REALS, broadcasts=False
 
 
 def composite(function=None, *, method="", numpy=None) -> Any:
-    """Bind a function made of ops as Tensor methods and as the replacement of a NumPy function, as an op is."""
+    """Bind a function made of ops as Tensor methods and as the replacement of a NumPy function, as an op is.
+
+    Example:
+        >>> @tg.composite(method="halved")
+        ... def halved(x):
+        ...     return x / 2
+        >>> tg.tensor(3.0).halved()
+        tensor(1.5)
+        >>> del tg.Tensor.halved
+    """
     def declare(f):
         bind(f, method, numpy)
         return f

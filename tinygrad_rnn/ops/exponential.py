@@ -89,8 +89,8 @@ def logaddexp(a, b, /, *, out=None):
     Gradient: g eᵃ⁻ʸ and g eᵇ⁻ʸ, which sum to g.
 
     Example:
-        >>> tg.logaddexp(1000.0, 1000.0) - 1000.0 == np.log(2.0)
-        np.True_
+        >>> round(float(tg.logaddexp(1000.0, 1000.0)), 6)
+        1000.693147
     """
     return np.logaddexp(a, b, out=out)
 
@@ -223,8 +223,8 @@ def sinc(x, /):
     Gradient: g (cos πx − y) / x; by its power series near 0, so that every order is right there too.
 
     Example:
-        >>> tg.sinc(np.array([0.0, 0.5])).round(6)
-        array([1.      , 0.63662 ])
+        >>> tg.sinc(np.array([0.0, 0.5])).round(3)
+        array([1.   , 0.637])
     """
     return np.sinc(x)
 

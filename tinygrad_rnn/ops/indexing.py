@@ -66,6 +66,8 @@ def _getitem_over_time(T, stacked, x, *where, index):
 def getitem(x, /, *where, index):
     """Elements of an array, as `x[index]` in NumPy; `index` is a template in which PLACE stands for the arrays `where`.
 
+    Shapes: as in NumPy.
+
     Raises: IndexingError for an index outside x; DtypeError for an index array of floats.
 
     Gradient: g added at the same places; elements that were picked twice get both.

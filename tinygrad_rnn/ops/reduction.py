@@ -282,8 +282,8 @@ def logsumexp(x, /, *, axis=None, keepdims=False):
     Gradient: g eˣ⁻ʸ, the softmax; 0 where every element is −inf (the value there is −inf).
 
     Example:
-        >>> tg.logsumexp(np.array([1000.0, 1000.0])) - 1000 == np.log(2)
-        np.True_
+        >>> round(float(tg.logsumexp(np.array([1000.0, 1000.0]))), 6)
+        1000.693147
     """
     top = np.max(x, axis=axis, keepdims=True)
     top = np.where(np.isfinite(top), top, 0)

@@ -384,6 +384,8 @@ def split(x, sections, axis=0):
 def unstack(x, /, *, axis=0):
     """The slices of an array along an axis, as a tuple of arrays without that axis.
 
+    Shapes: (…, n, …) to n arrays (…, …).
+
     Gradient: the cotangents stacked again, zeros for a slice that nobody used.
 
     Example:
@@ -438,6 +440,8 @@ def pad(x, pad_width):
 def flip(x, /, *, axis=None):
     """Elements in reverse order along axes; along all when `axis` is None.
 
+    Shapes: x, unchanged.
+
     Gradient: g flipped back.
 
     Example:
@@ -454,6 +458,8 @@ flip.vjp(x=lambda g, axis: np.flip(g, axis))
            over_time=lambda T, stacked, x, *, shift, axis: np.roll(x, shift, axis + 1 if axis >= 0 else axis))
 def roll(x, /, *, shift, axis=-1):
     """Elements moved along an axis, those that fall off coming in again. Along the last one by default.
+
+    Shapes: x, unchanged.
 
     Gradient: g rolled back.
 
