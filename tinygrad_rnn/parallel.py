@@ -94,7 +94,8 @@ def _cutter(data, axis):
     """The number of rows, and a function that cuts rows a to b out of every argument."""
     axes = axis if isinstance(axis, tuple) else (axis,) * len(data)
     if len(axes) != len(data) or not data or all(a is None for a in axes):
-        raise ArgumentError(message(_WHO, "axis does not say where the batch is", {"arguments after params": len(data), "axis": axis},
+        raise ArgumentError(message(_WHO, "axis does not say where the batch is",
+                                    {"arguments after params": len(data), "axis": axis},
                                     "Call with data, and pass one axis for each argument."))
     sizes = {}
     for i, (tree, ax) in enumerate(zip(data, axes)):
@@ -106,7 +107,8 @@ def _cutter(data, axis):
                                          "Pass axis= with one entry for each argument, None for those that have no rows."))
             sizes[name] = np.shape(leaf)[ax]
     if len(set(sizes.values())) != 1:
-        raise ShapeError(message(_WHO, "the data have unequal numbers of rows", sizes, "Pass axis= with one entry for each argument."))
+        raise ShapeError(message(_WHO, "the data have unequal numbers of rows", sizes,
+                                 "Pass axis= with one entry for each argument."))
 
     def cut(a, b):
         def rows(leaf, ax):
@@ -211,5 +213,7 @@ class _Pool:
         """What cannot be sent will not arrive at the second try either."""
         if isinstance(lost, pickle.PicklingError) or "pickle" in str(lost).lower() and not isinstance(lost, OSError):
             raise WorkerError(message(_WHO, "the loss or its arguments cannot be sent to another process",
-                                      {"loss": getattr(loss, "__qualname__", type(loss).__name__), "error": str(lost).splitlines()[0]},
-                                      "Define the loss at the top level of a module (no lambda, no inner function), and pass plain arrays.")) from lost
+                                      {"loss": getattr(loss, "__qualname__", type(loss).__name__),
+                                       "error": str(lost).splitlines()[0]},
+                                      "Define the loss at the top level of a module (no lambda, no inner function), and pass "
+                                      "plain arrays.")) from lost

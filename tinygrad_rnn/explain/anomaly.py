@@ -88,8 +88,10 @@ class _Anomaly(Watcher):
         if bad and all(not isinstance(a, Tensor) for a in args):
             return  # data that no Tensor has met: padding may be nan
         what = f"{_kind(outs)} is born in the forward pass"
-        remedy = (f"Keep the inputs where {op.name} is finite, also in a branch that where() does not take: log(where(x > 0, x, 1))."
-                  if op.name in _EDGES else "Look at the sizes of the inputs: a smaller step, clipped gradients or another scale keep them finite.")
+        remedy = "Look at the sizes of the inputs: a smaller step, clipped gradients or another scale keep them finite."
+        if op.name in _EDGES:
+            remedy = (f"Keep the inputs where {op.name} is finite, also in a branch that where() does not take: "
+                      "log(where(x > 0, x, 1)).")
         if bad and not spelled:
             label = next(label for label, a in zip(labels, args) if a is bad[0])
             what = f"{label} comes in with {_kind([bad[0]])}"
@@ -129,11 +131,12 @@ class Guard:
         op, gs = self.plan.op, [one for one in (g if isinstance(g, tuple) else (g,)) if one is not None]
         if all(_finite(one) for one in gs):
             what = f"{_kind([part])} is born in the backward pass, in the cotangent of {name}"
-            remedy = (f"Keep the inputs where the derivative of {op.name} is finite, also in a branch that where() does not take: "
-                      "the guard belongs inside, as in sqrt(where(x > 0, x, 1)).")
+            remedy = (f"Keep the inputs where the derivative of {op.name} is finite, also in a branch that where() does not "
+                      "take: the guard belongs inside, as in sqrt(where(x > 0, x, 1)).")
         else:
             what = f"{_kind(gs)} comes in with the cotangent of the result"
-            remedy = "The cotangents that were added up here are too large, or the one that the backward started from is not finite."
+            remedy = ("The cotangents that were added up here are too large, or the one that the backward started from is not "
+                      "finite.")
         facts = [("g", _described(gs[0])), (f"cotangent of {name}", _first_bad([part]))]
         _raise(op, self.place, what, facts, remedy)
 
@@ -145,7 +148,8 @@ def _raise(op, place, what, facts, remedy):
     t, function, line = place
     names = [*op.arrays, *([f"*{op.variadic}"] if op.variadic else [])]
     where = [("step", t)] * (t is not None) + [("function", function)] * bool(function) + [("line", line)]
-    raise NonFiniteError(message(f"{op.name}({', '.join(names)})", what + (f", at step {t}" if t is not None else ""), [*where, *facts], remedy))
+    what += f", at step {t}" if t is not None else ""
+    raise NonFiniteError(message(f"{op.name}({', '.join(names)})", what, [*where, *facts], remedy))
 
 
 def _array(value):
@@ -171,7 +175,8 @@ def _described(value):
         return f"{array.shape}, {array.dtype}"
     good = array[np.isfinite(array)]
     span = f", {good.min():.4g} to {good.max():.4g}" if good.size and array.dtype.kind == "f" else ""
-    return f"{array.shape}, {'finite' if good.size == array.size else f'{array.size - good.size} of {array.size} elements not finite'}{span}"
+    state = "finite" if good.size == array.size else f"{array.size - good.size} of {array.size} elements not finite"
+    return f"{array.shape}, {state}{span}"
 
 
 def _first_bad(values):

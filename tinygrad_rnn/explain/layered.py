@@ -24,8 +24,8 @@ class _Place:
 
 def draw(boxes, arrows, loops, groups, colours):
     """The SVG text. `groups` are (label, members): a frame is drawn around them; `loops` run back below everything."""
-    places = [_Place(box.rank, max(_CHAR * max(map(len, box.lines)) + 2 * _PAD, 30), _LINE * len(box.lines) + 12, 8.0 if box.kind == "state" else 1.0)
-              for box in boxes]
+    places = [_Place(box.rank, max(_CHAR * max(map(len, box.lines)) + 2 * _PAD, 30), _LINE * len(box.lines) + 12,
+                     8.0 if box.kind == "state" else 1.0) for box in boxes]  # the states make the line that is followed
     routes = [_route(places[a], places[b]) for a, b in arrows]
     everything = list({id(p): p for p in [*places, *(p for route in routes for p in route)]}.values())
     columns = _columns(everything)
@@ -43,11 +43,14 @@ def draw(boxes, arrows, loops, groups, colours):
     lanes = [_loop_svg(places[a], places[b], left, right, bottom, k) for k, (a, b) in enumerate(lowest_first)]
     out += [_box_svg(box, place, *colours[box.kind]) for box, place in zip(boxes, places)]
     side = _MARGIN + (20 + 8 * len(loops) if loops else 0)
-    x, y, width, height = left - side, top - _MARGIN, right - left + 2 * side, bottom - top + 2 * _MARGIN + (6 + 16 * len(loops) if loops else 0)
-    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{x:.0f} {y:.0f} {width:.0f} {height:.0f}" width="{width:.0f}" '
-            f'height="{height:.0f}" font-family="DejaVu Sans, Verdana, Helvetica, sans-serif" font-size="12">')
-    tips = "".join(f'<marker id="{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" '
-                   f'orient="auto"><path d="M0 0L8 4L0 8z" fill="{fill}"/></marker>' for name, fill in (("tip", "#444"), ("back", _BLUE)))
+    x, y, width = left - side, top - _MARGIN, right - left + 2 * side
+    height = bottom - top + 2 * _MARGIN + (6 + 16 * len(loops) if loops else 0)
+    head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{x:.0f} {y:.0f} {width:.0f} {height:.0f}" '
+            f'width="{width:.0f}" height="{height:.0f}" '
+            'font-family="DejaVu Sans, Verdana, Helvetica, sans-serif" font-size="12">')
+    tips = "".join(f'<marker id="{name}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
+                   f'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z" fill="{fill}"/></marker>'
+                   for name, fill in (("tip", "#444"), ("back", _BLUE)))
     background = f'<rect x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" height="{height:.0f}" fill="#fff"/>'
     return "\n".join([head, f"<defs>{tips}</defs>", background, *out, *lanes, "</svg>"]) + "\n"
 
@@ -78,7 +81,8 @@ def _order(columns, sweeps=12):
         forth = sweep % 2 == 0
         for column in columns if forth else columns[::-1]:
             position = {id(p): i / max(len(c) - 1, 1) for c in columns for i, p in enumerate(c)}
-            means = {id(p): _mean([position[id(q)] for q in (p.before if forth else p.after)], position[id(p)]) for p in column}
+            means = {id(p): _mean([position[id(q)] for q in (p.before if forth else p.after)], position[id(p)])
+                     for p in column}
             column.sort(key=lambda p: means[id(p)])
         if (crossings := _crossings(columns)) < fewest:
             best, fewest = [list(c) for c in columns], crossings
@@ -105,7 +109,8 @@ def _heights(columns, sweeps=24):
         _apart(column, [0.0] * len(column))
     for sweep in range(sweeps):
         for column in columns if sweep % 2 == 0 else columns[::-1]:
-            _apart(column, [_mean([q.y for q in (p.before + p.after)], p.y, [q.weight for q in (p.before + p.after)]) for p in column])
+            _apart(column, [_mean([q.y for q in p.before + p.after], p.y, [q.weight for q in p.before + p.after])
+                            for p in column])
 
 
 def _apart(column, wished):
@@ -149,7 +154,8 @@ def _frame(label, members, everything):
 
 
 def _frame_svg(left, top, right, bottom, label):
-    return (f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" rx="10" fill="#f7f7f7" stroke="#999"/>'
+    return (f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" rx="10" '
+            'fill="#f7f7f7" stroke="#999"/>'
             f'<text x="{left + 10:.1f}" y="{top + 18:.1f}" fill="#444" font-weight="bold">{escape(label)}</text>')
 
 
@@ -170,20 +176,33 @@ def _loop_svg(a, b, left, right, bottom, k):
     """From the state that goes out, round below, to the state that comes in."""
     out, back, below = right + 16 + 8 * k, left - 16 - 8 * k, bottom + 22 + 16 * k
     start, end, r = a.x + a.width / 2, b.x - b.width / 2 - 2, 8
-    path = (f"M{start:.1f} {a.y:.1f}H{out - r:.1f}Q{out:.1f} {a.y:.1f} {out:.1f} {a.y + r:.1f}V{below - r:.1f}Q{out:.1f} {below:.1f} {out - r:.1f} {below:.1f}"
-            f"H{back + r:.1f}Q{back:.1f} {below:.1f} {back:.1f} {below - r:.1f}V{b.y + r:.1f}Q{back:.1f} {b.y:.1f} {back + r:.1f} {b.y:.1f}H{end:.1f}")
-    text = f'<text x="{(left + right) / 2:.1f}" y="{below - 5:.1f}" text-anchor="middle" font-size="11" fill="{_BLUE}">next step</text>' if k == 0 else ""
-    return f'<path d="{path}" fill="none" stroke="{_BLUE}" stroke-width="1.5" stroke-dasharray="6 3" marker-end="url(#back)"/>{text}'
+    corners = [(start, a.y), (out, a.y), (out, below), (back, below), (back, b.y), (end, b.y)]
+    path = f"M{start:.1f} {a.y:.1f}"
+    for (x0, y0), (x1, y1), (x2, y2) in zip(corners, corners[1:], corners[2:]):
+        path += f"L{x1 - _sign(x1 - x0) * r:.1f} {y1 - _sign(y1 - y0) * r:.1f}"
+        path += f"Q{x1:.1f} {y1:.1f} {x1 + _sign(x2 - x1) * r:.1f} {y1 + _sign(y2 - y1) * r:.1f}"
+    path += f"L{end:.1f} {b.y:.1f}"
+    text = (f'<text x="{(left + right) / 2:.1f}" y="{below - 5:.1f}" text-anchor="middle" font-size="11" fill="{_BLUE}">'
+            'next step</text>') if k == 0 else ""
+    return (f'<path d="{path}" fill="none" stroke="{_BLUE}" stroke-width="1.5" stroke-dasharray="6 3" '
+            f'marker-end="url(#back)"/>{text}')
+
+
+def _sign(x):
+    return (x > 0) - (x < 0)
 
 
 def _box_svg(box, place, fill, stroke):
     left, top = place.x - place.width / 2, place.y - place.height / 2
     if box.kind == "parameter":
         w, h, c = place.width, place.height, 8
-        shape = f'<path d="M{left:.1f} {place.y:.1f}l{c} {-h / 2:.1f}h{w - 2 * c:.1f}l{c} {h / 2:.1f}l{-c} {h / 2:.1f}h{2 * c - w:.1f}z"'
+        shape = (f'<path d="M{left:.1f} {place.y:.1f}l{c} {-h / 2:.1f}h{w - 2 * c:.1f}l{c} {h / 2:.1f}'
+                 f'l{-c} {h / 2:.1f}h{2 * c - w:.1f}z"')
     else:
         round_ = 4 if box.kind in ("op", "cell") else place.height / 2
-        shape = f'<rect x="{left:.1f}" y="{top:.1f}" width="{place.width:.1f}" height="{place.height:.1f}" rx="{round_:.1f}"'
+        shape = (f'<rect x="{left:.1f}" y="{top:.1f}" width="{place.width:.1f}" height="{place.height:.1f}" '
+                 f'rx="{round_:.1f}"')
     first = place.y - _LINE * (len(box.lines) - 1) / 2 + 4.2
-    text = "".join(f'<text x="{place.x:.1f}" y="{first + _LINE * i:.1f}" text-anchor="middle">{escape(line)}</text>' for i, line in enumerate(box.lines))
+    text = "".join(f'<text x="{place.x:.1f}" y="{first + _LINE * i:.1f}" text-anchor="middle">{escape(line)}</text>'
+                   for i, line in enumerate(box.lines))
     return f'{shape} fill="{fill}" stroke="{stroke}"/>{text}'

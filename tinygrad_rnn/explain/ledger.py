@@ -3,7 +3,7 @@
 Two exact accounts of backpropagation through time:
 
     ∂L/∂W = Σ_t dW_t + rest         dW_t: through the uses of W at step t; rest: through those outside the loop
-    ‖∂L_s/∂h_t‖                     the loss at step s, the state that leaves step t: vanishing and exploding in one picture
+    ‖∂L_s/∂h_t‖                     the loss at step s, the state that leaves step t: vanishing and exploding at a glance
 
 Knows how to part the uses of a weight without changing the computation: at each step the weight enters by an
 identity of its own, whose cotangent is that step's share. Refuses to derive anything by hand: every number is a
@@ -49,7 +49,8 @@ class Ledger:
     def flow(self):
         """‖∂L_s/∂h_t‖ of the last scan, (S, T)."""
         if not self.flows:
-            raise ArgumentError(message("ledger.flow", "the loss runs no scan", {}, "Write the recurrence with scan(cell, state, xs)."))
+            raise ArgumentError(message("ledger.flow", "the loss runs no scan", {},
+                                        "Write the recurrence with scan(cell, state, xs)."))
         return self.flows[-1].matrix
 
     def norms(self, name):
@@ -66,9 +67,11 @@ class Ledger:
         for name, dW in self.weights.items():
             n = self.norms(name)
             ends = (f"{n[0]:.4g}", f"{n[-1]:.4g}", f"step {n.argmax()}" if n.any() else "-") if len(n) else ("-", "-", "-")
-            rows.append((name, str(dW.shape[1:]), f"{_norm(self.gradient[name]):.4g}", f"{_norm(self.rest[name]):.4g}", *ends))
+            totals = (f"{_norm(self.gradient[name]):.4g}", f"{_norm(self.rest[name]):.4g}")
+            rows.append((name, str(dW.shape[1:]), *totals, *ends))
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        return "\n".join("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip() for row in rows)
+        return "\n".join("  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+                         for row in rows)
 
 
 def _norm(array):
@@ -100,7 +103,7 @@ class _Parting(Watcher):
             args = [self.piece(a, t) if isinstance(a, Tensor) and a._node in self.pure else a for a in args]
         y = self.run(op, args, statics)
         if stays:
-            self.pure.update(out._node for out in (y if type(y) is tuple else (y,)) if isinstance(out, Tensor) and out._node is not None)
+            self.pure.update(node for node in _nodes(y) if node is not None)
         return y
 
     def piece(self, value, t):
@@ -202,7 +205,7 @@ def _shares(value, tracked, parting):
 
 
 def _flows(value, parting):
-    runs = [run for run in parting.runs if any(node is not None for at in run.states.values() for nodes in at for node in nodes)]
+    runs = [run for run in parting.runs if any(any(nodes) for visits in run.states.values() for nodes in visits)]
     if value.ndim:
         eye = np.eye(value.size, dtype=value.dtype)
         rows = [[(value._node, e)] for e in eye]
@@ -218,7 +221,8 @@ def _flows(value, parting):
     flows = []
     for run in runs:
         ways = {t: run.outputs.get(t, []) + (run.exits[t] if t == run.last else []) for t in run.states}
-        rows = [[(node, cotangents[node]) for node in ways.get(s, ()) if node in cotangents] for s in range(max(run.states) + 1)]
+        rows = [[(node, cotangents[node]) for node in ways.get(s, ()) if node in cotangents]
+                for s in range(max(run.states) + 1)]
         flows.append(_flow(run, rows, parting))
     return flows
 

@@ -56,7 +56,8 @@ def heat_map(ledger, *, path=None):
     """
     matrix = np.asarray(getattr(ledger, "flow", ledger), float)
     if matrix.ndim != 2 or not matrix.size:
-        raise ShapeError(message("heat_map(ledger)", "there is no matrix to draw", {"shape": matrix.shape}, "Pass a ledger or a matrix (S, T)."))
+        raise ShapeError(message("heat_map(ledger)", "there is no matrix to draw", {"shape": matrix.shape},
+                                 "Pass a ledger or a matrix (S, T)."))
     figure, (ax,) = _figure("heat_map(ledger)", 6.4, 5.2)
     shown = np.ma.masked_less_equal(np.where(np.isfinite(matrix), matrix, 0.0), 0.0)
     from matplotlib.colors import LogNorm
@@ -102,14 +103,17 @@ def activations(text, values, *, path=None):
         value = np.asarray(value, float)
         value = value[:, 0] if value.ndim == 3 and value.shape[1] == 1 else value
         if value.ndim != 2 or len(value) != len(text):
-            raise ShapeError(message("activations(text, values)", f"{name} does not have a row for each character",
-                                     {name: np.shape(values[name]), "characters": len(text)}, "Pass arrays (T, H) with T = len(text)."))
+            facts = {name: np.shape(values[name]), "characters": len(text)}
+            raise ShapeError(message("activations(text, values)", f"{name} does not have a row for each character", facts,
+                                     "Pass arrays (T, H) with T = len(text)."))
         panels[name] = value
     if not panels:
-        raise ArgumentError(message("activations(text, values)", "there is nothing to draw", {"values": {}}, "Pass at least one array (T, H)."))
+        raise ArgumentError(message("activations(text, values)", "there is nothing to draw", {"values": {}},
+                                    "Pass at least one array (T, H)."))
     width = min(max(4.5, 1.8 + 0.22 * len(text)), 14)
     heights = [min(max(1.1, 0.16 * value.shape[1]), 3.0) for value in panels.values()]
-    figure, axes = _figure("activations(text, values)", width, sum(heights) + 0.9, len(panels), sharex=True, height_ratios=heights)
+    figure, axes = _figure("activations(text, values)", width, sum(heights) + 0.9, len(panels), sharex=True,
+                           height_ratios=heights)
     for ax, (name, value) in zip(axes, panels.items()):
         positive = value.min() >= 0
         top = max(1.0, float(np.abs(value).max()))
@@ -120,7 +124,8 @@ def activations(text, values, *, path=None):
         _whole_steps(ax.yaxis)
     last = axes[-1]
     if len(text) <= 3 * _MOST_LABELS:
-        last.set_xticks(np.arange(len(text)), _visible(text), fontsize=9 if len(text) <= _MOST_LABELS else 6, family="DejaVu Sans Mono")
+        size = 9 if len(text) <= _MOST_LABELS else 6
+        last.set_xticks(np.arange(len(text)), _visible(text), fontsize=size, family="DejaVu Sans Mono")
         last.tick_params(axis="x", length=0)
         last.set_xlabel("character")
     else:
@@ -159,7 +164,8 @@ def v_curve(steps, errors, *, path=None):
     for (name, error), style in zip(errors.items(), _styles()):
         error = np.asarray(error, float)
         ax.plot(steps, np.where(error > 0, error, np.nan), label=name, **style)
-    ax.set(xlabel="step of the difference quotient", ylabel="relative error", title="Error of finite differences", xscale="log", yscale="log")
+    ax.set(xlabel="step of the difference quotient", ylabel="relative error", title="Error of finite differences",
+           xscale="log", yscale="log")
     _legend(ax, len(errors) if "" not in errors else 0)
     return _done(figure, path)
 
@@ -219,7 +225,8 @@ def _styles():
     colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
     i = 0
     while True:
-        yield {"color": colours[i % 6], "linestyle": ("-", "--", ":")[i // 6 % 3], "marker": "osv^D"[i // 6 % 5], "markersize": 3, "linewidth": 1.4}
+        yield {"color": colours[i % 6], "linestyle": ("-", "--", ":")[i // 6 % 3], "marker": "osv^D"[i // 6 % 5],
+               "markersize": 3, "linewidth": 1.4}
         i += 1
 
 

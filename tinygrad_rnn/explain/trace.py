@@ -71,7 +71,8 @@ class Trace:
         found = [row for row in self.rows if row.name == name and at in (..., row.step)]
         if not found:
             steps = sorted({row.step for row in self.rows if row.name == name and row.step is not None})
-            facts = {"names": ", ".join(self.names)} if name not in self.names else {f"steps of {name}": f"{steps[0]} to {steps[-1]}" if steps else "none"}
+            facts = {f"steps of {name}": f"{steps[0]} to {steps[-1]}" if steps else "none"}
+            facts = facts if name in self.names else {"names": ", ".join(self.names)}
             raise ArgumentError(message(f"trace[{key!r}]", "there is no such intermediate", facts, "Pick one of these."))
         return found if at is ... else found[-1]
 
@@ -82,18 +83,21 @@ class Trace:
         """
         last = {row.step: row for row in self[name] if row.step is not None}
         if not last:
-            raise ArgumentError(message(f"over_time({name!r})", "this value is not computed inside a scan", {"op": self[name][0].op},
-                                        f"Use trace[{name!r}]."))
+            raise ArgumentError(message(f"over_time({name!r})", "this value is not computed inside a scan",
+                                        {"op": self[name][0].op}, f"Use trace[{name!r}]."))
         rows = [last[t] for t in sorted(last)]
-        return np.stack([(np.zeros_like(row.value) if row.cotangent is None else row.cotangent) if cotangents else row.value for row in rows])
+        if not cotangents:
+            return np.stack([row.value for row in rows])
+        return np.stack([np.zeros_like(row.value) if row.cotangent is None else row.cotangent for row in rows])
 
     def table(self, limit=60):
         """The rows as text; of more than `limit` (None: no limit) the first two thirds and the last third."""
         head = [("#", "step", "name", "op", "in", "shape", "|value|", "|cotangent|")]
-        cells = head + [(str(r.order), "" if r.step is None else str(r.step), r.name, r.op, r.function, str(r.shape), f"{r.value_norm:.4g}",
-                         "-" if r.cotangent is None else f"{r.cotangent_norm:.4g}") for r in self.rows]
+        cells = head + [(str(r.order), "" if r.step is None else str(r.step), r.name, r.op, r.function, str(r.shape),
+                         f"{r.value_norm:.4g}", "-" if r.cotangent is None else f"{r.cotangent_norm:.4g}") for r in self.rows]
         widths = [max(len(row[i]) for row in cells) for i in range(len(head[0]))]
-        lines = ["  ".join(c.rjust(w) if i in (0, 1, 6, 7) else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip() for row in cells]
+        lines = ["  ".join(c.rjust(w) if i in (0, 1, 6, 7) else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths)))
+                 .rstrip() for row in cells]
         if limit is not None and len(self.rows) > limit:
             last = limit // 3
             lines[1 + limit - last:-last] = [f"… {len(self.rows) - limit} more rows: table(limit=None)"]

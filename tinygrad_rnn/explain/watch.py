@@ -95,7 +95,8 @@ def _members(name, value, depth):
     else:
         found = value if isinstance(value, dict) else value.tree_children() if hasattr(type(value), "tree_children") else (
             getattr(value, "__dict__", {}))
-        pairs = [(f"{name}.{key}" if isinstance(key, str) else f"{name}[{key!r}]", member) for key, member in list(found.items())]
+        pairs = [(f"{name}.{key}" if isinstance(key, str) else f"{name}[{key!r}]", member)
+                 for key, member in list(found.items())]
     for label, member in pairs:
         yield from _members(label, member, depth - 1)
 
@@ -165,8 +166,8 @@ def _depth(frame):
 def inputs(params):
     """Names of the leaves of `params`, and a copy of it in which those of a float dtype are leaves of a graph."""
     leaves, structure = trees.flatten(params)
-    fresh = [tensor(leaf, requires_grad=True) if np.result_type(leaf._array if isinstance(leaf, Tensor) else leaf).kind == "f"
-             else leaf for leaf in leaves]
+    fresh = [tensor(leaf, requires_grad=True) if np.result_type(getattr(leaf, "dtype", leaf)).kind == "f" else leaf
+             for leaf in leaves]
     names = [name or "params" for name in trees.paths(params)]
     tracked = {name: leaf for name, leaf in zip(names, fresh) if isinstance(leaf, Tensor) and leaf.requires_grad}
     return tracked, trees.unflatten(structure, fresh)
