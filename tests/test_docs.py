@@ -190,7 +190,7 @@ def test_the_blocks_of_the_readme_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "readme"}
     for i, block in enumerate(blocks("python")):
-        exec(compile(block, f"README.md, Python block {i + 1}", "exec"), namespace)  # noqa: S102
+        exec(compile(block, f"README.md, Python block {i + 1}", "exec"), namespace)
 
 
 def test_the_commands_of_the_readme_run(tmp_path):

@@ -294,9 +294,15 @@ def test_transforms_inside_no_grad_give_plain_results():
 # ---- what the user holds ------------------------------------------------------------------------------------
 
 
-OPERANDS = {"multiply": lambda x, a: x * a, "matmul": lambda x, a: x @ a, "power": lambda x, a: x**a, "where": lambda x, a: np.where(a > 2, x, a),
-            "divide": lambda x, a: x / a, "maximum": lambda x, a: np.maximum(x, a), "einsum": lambda x, a: np.einsum("ij,jk->ik", x, a),
-            "take": lambda x, a: x[a.astype(int) % 2], "concatenate": lambda x, a: np.concatenate([x, a]) ** 2}
+OPERANDS = {"multiply": lambda x, a: x * a,
+    "matmul": lambda x, a: x @ a,
+    "power": lambda x, a: x**a,
+    "where": lambda x, a: np.where(a > 2, x, a),
+            "divide": lambda x, a: x / a,
+    "maximum": lambda x, a: np.maximum(x, a),
+    "einsum": lambda x, a: np.einsum("ij,jk->ik", x, a),
+            "take": lambda x, a: x[a.astype(int) % 2],
+    "concatenate": lambda x, a: np.concatenate([x, a]) ** 2}
 
 
 @pytest.mark.parametrize("name", OPERANDS)
@@ -334,9 +340,16 @@ def test_a_reshaped_cotangent_is_a_copy():
 
 
 SINGLE = {
-    "a Python number": lambda x: x * 2.5 + 1, "np.float64": lambda x: x * np.float64(2.5) + np.float64(1), "reflected": lambda x: np.float64(2.5) * x / 3,
-    "np.pi": lambda x: tg.sin(np.pi * x), "a mean": lambda x: x - x.mean(), "an int array": lambda x: x * np.arange(3, dtype=np.int16),
-    "softmax": lambda x: tg.softmax(x), "a power": lambda x: x**2 + 2**x, "a scalar sum": lambda x: x * np.sum(np.ones(3)), "std": lambda x: x / x.std(),
+    "a Python number": lambda x: x * 2.5 + 1,
+    "np.float64": lambda x: x * np.float64(2.5) + np.float64(1),
+    "reflected": lambda x: np.float64(2.5) * x / 3,
+    "np.pi": lambda x: tg.sin(np.pi * x),
+    "a mean": lambda x: x - x.mean(),
+    "an int array": lambda x: x * np.arange(3, dtype=np.int16),
+    "softmax": lambda x: tg.softmax(x),
+    "a power": lambda x: x**2 + 2**x,
+    "a scalar sum": lambda x: x * np.sum(np.ones(3)),
+    "std": lambda x: x / x.std(),
 }
 
 
@@ -496,3 +509,14 @@ def test_other_classes_may_take_a_tensor():
             return "taken"
 
     assert leaf(1.0) + Taker() == "taken"
+
+
+def test_an_error_of_an_op_inside_an_op_is_told_once():
+    @tg.primitive
+    def outer(x, /):
+        """Calls another op."""
+        return tg.reshape(x, (7,))
+
+    with pytest.raises(ShapeError) as caught:
+        outer(leaf(1.0, 2.0))
+    assert str(caught.value).startswith("reshape(x): cannot reshape") and type(caught.value.__cause__) is ValueError

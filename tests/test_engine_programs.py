@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twin import boxed, gradient, values
 
 import tinygrad_rnn as tg
-from twin import boxed, gradient, values
 
 TOLERANCE = dict(rtol=1e-9, atol=1e-9)
 

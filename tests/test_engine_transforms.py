@@ -84,6 +84,14 @@ def test_several_arguments():
     close(ja, np.diag(b)), close(jb, np.diag(a))
 
 
+def test_labels_have_no_direction():
+    f = lambda p, labels: (p["x"] ** 3)[labels].sum()
+    p, labels, v = {"x": np.array([1.0, 2.0])}, np.array([0, 1, 1]), {"x": np.ones(2)}
+    product, nothing = tg.hvp(f, (p, labels), (v, np.zeros(3)))
+    assert product["x"].tolist() == [6.0, 24.0] and nothing is None
+    assert tg.jvp(f, (p, labels), (v, np.zeros(3)))[1] == 3.0 + 24.0
+
+
 def test_named_tuples_lists_and_empty_trees():
     p = Pair([np.ones(2)], {})
     g = tg.grad(lambda p: (p.left[0] ** 2).sum())(p)

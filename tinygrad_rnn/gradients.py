@@ -35,12 +35,12 @@ def backward(self, gradient=None, *, retain_graph=False):
         >>> x.grad
         array([6.])
     """
-    if self._node is None:
-        raise GradientError(message("backward()", "this Tensor has no graph", {"shape": self.shape},
-                                    "Make an input with requires_grad=True, and compute outside no_grad()."))
     if (now := mode.get()).tracing and now.recorder.holds(self._array):
         raise TraceError(message("backward()", "called on a traced value", {"traced in": now.recorder.name},
                                  "Use grad or vjp inside a cell: they become part of the trace."))
+    if self._node is None:
+        raise GradientError(message("backward()", "this Tensor has no graph", {"shape": self.shape},
+                                    "Make an input with requires_grad=True, and compute outside no_grad()."))
     if gradient is None:
         if self.size != 1:
             raise GradientError(message("backward()", "a Tensor with more than one element needs a cotangent", {"shape": self.shape},
@@ -297,7 +297,7 @@ def hessian(f, argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
 def hvp(f, primals, tangents) -> Any:
     """Hessian times vector: the gradient of ⟨∇f(x), v⟩.
 
-    Shapes: trees like the primals; a tuple of them when there are several primals.
+    Shapes: trees like the primals; a tuple of them when there are several primals. None for what is no float.
 
     Raises: ArgumentError when primals and tangents differ in structure or shapes.
 
@@ -306,13 +306,14 @@ def hvp(f, primals, tangents) -> Any:
         array([ 6., 12.])
     """
     directions = _directions("hvp(f, primals, tangents)", primals, tangents)
-    every = tuple(range(len(primals)))
+    chosen = tuple(i for i, row in enumerate(directions) if row)  # labels, say, have no direction
 
     def along(*primals):
-        slopes = grad(f, every)(*primals)
-        return sum([(a * b).sum() for slope, row in zip(slopes, directions) for a, b in zip(trees.flatten(slope)[0], row)])
+        slopes = [trees.flatten(slope)[0] for slope in grad(f, chosen)(*primals)]
+        return sum([(a * b).sum() for i, slope in zip(chosen, slopes) for a, b in zip(slope, directions[i])])
 
-    out = grad(along, every)(*primals)
+    found = dict(zip(chosen, grad(along, chosen)(*primals)))
+    out = tuple(found[i] if i in found else trees.map(lambda leaf: None, primal) for i, primal in enumerate(primals))
     return out if len(primals) > 1 else out[0]
 
 
@@ -367,7 +368,7 @@ def _older(roots, start):
         if node.order < start:
             found.append(node)
             continue
-        new = [parent for parent in node.parents if parent not in seen]
+        new = list(dict.fromkeys(parent for parent in node.parents if parent not in seen))
         seen.update(new)
         pending += new
     return found

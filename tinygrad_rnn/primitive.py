@@ -27,8 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from . import errors
 from .domains import REALS
-from .errors import ArgumentError, DtypeError, IndexingError, LostGradientError, RuleError, ShapeError, message
+from .errors import ArgumentError, IndexingError, RuleError, ShapeError, message
 from .tensor import Node, Tensor, mode
 
 RESERVED = ("g", "y", "into", "out")
@@ -123,6 +124,8 @@ class Primitive:
         try:
             y: Any = self.forward(*arrays, **statics)
         except (ValueError, TypeError, IndexError) as error:
+            if type(error).__module__ == errors.__name__:
+                raise
             raise self.explain(error, args, statics) from error
         if not tensors:
             return y
@@ -171,8 +174,6 @@ class Primitive:
 
     def explain(self, error, args, statics):
         """The same error in the library's own words: which op, which inputs, what to do."""
-        if isinstance(error, (LostGradientError, ArgumentError, DtypeError, ShapeError)):
-            return error
         names = [*self.arrays, *(f"{self.variadic}[{i}]" for i in range(len(args) - len(self.arrays)))]
         shapes = [getattr(arg, "shape", ()) for arg in args]
         facts = dict(zip(names, shapes)) | {k: v for k, v in statics.items() if v is not self.defaults[k]}

@@ -120,7 +120,8 @@ class Tensor:
     The array is the Tensor's own and read-only: data is copied in, `.numpy()` gives a read-only view, and
     `t[...] = v` is an error. Two Tensors that share an array therefore never surprise each other.
 
-    Gradient: flows through every op of this package and through the NumPy functions that have one.
+    Gradient: flows through every op of this package and through the NumPy functions that have one. `.item()`, `float(t)`
+    and Python's `math` look at the value: no gradient flows through them.
 
     Example:
         >>> x = tg.tensor([1.0, 2.0], requires_grad=True)
@@ -129,7 +130,7 @@ class Tensor:
         array([2., 4.])
     """
 
-    __slots__ = ("_array", "_node", "__weakref__")
+    __slots__ = ("_array", "_node", "trace", "__weakref__")  # `trace` is set by a tracing recorder alone, on what it makes
     __hash__ = object.__hash__
     numpy_table = {  # NumPy function -> function on Tensors; declaring an op adds its own
         np.shape: lambda t: t.shape,
