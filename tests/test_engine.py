@@ -1,6 +1,7 @@
 """Tensors and backward: what a value is, what may be done with it, and what the errors say."""
 
 import copy
+import inspect
 import pickle
 
 import numpy as np
@@ -520,3 +521,9 @@ def test_an_error_of_an_op_inside_an_op_is_told_once():
     with pytest.raises(ShapeError) as caught:
         outer(leaf(1.0, 2.0))
     assert str(caught.value).startswith("reshape(x): cannot reshape") and type(caught.value.__cause__) is ValueError
+
+
+def test_ops_are_copied_and_pickled_by_name():
+    for op in (tg.tanh, tg.ops.shape.concatenate_, tg.getitem):
+        assert copy.copy(op) is copy.deepcopy(op) is pickle.loads(pickle.dumps(op)) is op
+    assert str(inspect.signature(tg.sum)) == "(x, /, *, axis=None, keepdims=False)"

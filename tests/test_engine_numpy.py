@@ -73,6 +73,7 @@ FUNCTIONS = {
     "swapaxes": (lambda x: np.swapaxes(x, 0, 1), A),
     "squeeze": (lambda x: np.squeeze(x[None]), A),
     "expand_dims": (lambda x: np.expand_dims(x, 1), A),
+    "expand_dims twice": (lambda x: np.expand_dims(x, (0, -1)), A),
     "broadcast_to": (lambda x: np.broadcast_to(x, (4, 2, 3)), A),
     "concatenate": (lambda x, y: np.concatenate([x, y, np.ones((1, 3))]), A, A + 1),
     "stack": (lambda x, y: np.stack([x, y], axis=1), A, A + 1),
@@ -227,6 +228,16 @@ def test_indices_and_axes_that_do_not_fit(says):
     with says(IndexingError, "getitem(x): index 7 is out of bounds for axis 0 with size 2\n  x      (2, 3)\n  index  (7,)\n"
                              "Use an index that lies inside the array."):
         x[7]
+    for name, call in {"expand_dims(x, axis)": lambda: tg.expand_dims(x, 3), "moveaxis(x, source, destination)": lambda: tg.moveaxis(x, 3, 0),
+                       "swapaxes(x, axis1, axis2)": lambda: tg.swapaxes(x, 0, -3), "take(x, indices, axis)": lambda: x.take([0], axis=2),
+                       "split(x, sections, axis)": lambda: x.split(2, axis=2), "squeeze(x, axis)": lambda: x.squeeze(5)}.items():
+        with pytest.raises(ShapeError) as caught:
+            call()
+        assert str(caught.value).startswith(f"{name}: axis is out of range: ")
+    with says(ShapeError, "power(a, b): Integers to negative integer powers are not allowed.\n  a  (2,)\n  b  ()\nSee help(tg.power) for what fits."):
+        tg.tensor([1, 2]) ** -1
+    with pytest.raises(DtypeError):
+        x[np.array(1.0)]
     with says(DtypeError, "x[index]: an index array is not of an integer or boolean dtype\n  dtype  float64\nUse integers, or a boolean mask."):
         x[np.array([0.0])]
 

@@ -225,6 +225,9 @@ def test_tangents_that_do_not_fit(who, says):
     with says(ArgumentError, f"{name}: the tangents are not trees like the primals\n  primals   ['shape (2,)']\n"
                              "  tangents  ['shape (3,)']\nPass tuples with one tangent per primal."):
         who(tg.sum, (np.ones(2),), (np.ones(3),))
+    with says(ArgumentError, f"{name}: primals and tangents are not tuples\n  primals   shape (2,)\n  tangents  shape (2,)\n"
+                             "Pass tuples with one entry per argument of f: (x,), (v,)."):
+        who(tg.sum, np.ones(2), np.ones(2))
     for tangents in ((), ({"a": 1.0},), (np.ones(2), np.ones(2))):
         with pytest.raises(ArgumentError, match="not trees like the primals"):
             who(tg.sum, (np.ones(2),), tangents)

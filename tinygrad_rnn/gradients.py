@@ -231,6 +231,9 @@ def jvp(f, primals, tangents) -> tuple[Any, Any]:
 
 def _directions(who, primals, tangents):
     """The tangents of the floating point leaves of each primal, in the primal's order."""
+    if not isinstance(primals, (tuple, list)) or not isinstance(tangents, (tuple, list)):
+        raise ArgumentError(message(who, "primals and tangents are not tuples", {"primals": _described(primals), "tangents": _described(tangents)},
+                                    "Pass tuples with one entry per argument of f: (x,), (v,)."))
     rows: list[Any] = [trees.flatten_like(v, trees.flatten(p)[1]) for p, v in zip(primals, tangents)]
     leaves = [trees.flatten(p)[0] for p in primals]
     fits = len(primals) == len(tangents) and None not in rows and [[np.shape(x) for x in r] for r in leaves] == [[np.shape(v) for v in r] for r in rows]

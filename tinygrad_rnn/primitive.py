@@ -53,6 +53,8 @@ class Primitive:
         self.forward, self.name, self.__doc__ = forward, forward.__name__, inspect.cleandoc(forward.__doc__ or "")
         self.__name__ = self.name
         self.__module__ = forward.__module__
+        signature = inspect.signature(forward)
+        self.__signature__ = signature.replace(parameters=[p for p in signature.parameters.values() if p.name != "out"])
         self.__dict__.update(options)
         self.arrays, self.variadic, self.defaults, self.takes_out = _schema(forward)
         self.required = {name for name, default in self.defaults.items() if default is inspect.Parameter.empty}
@@ -63,6 +65,10 @@ class Primitive:
         kept = sorted({need for rule in self.rules.values() if rule for need in _parameters(rule)} - {"g", "into"})
         names = [*self.arrays, *([f"*{self.variadic}"] if self.variadic else []), *self.defaults]
         return f"{self.name}({', '.join(names)}) keeps {', '.join(kept) or 'nothing'}"
+
+    def __reduce__(self):
+        """Copies and pickles are the op itself: it is known by its name."""
+        return (_declared, (self.name,)) if registry.get(self.name) is self else self.name
 
     def vjp(self, **rules):
         """Declare the rule of each array input: `op.vjp(a=lambda g, b: g * b, b=lambda g, a: g * a)`.
@@ -169,7 +175,7 @@ class Primitive:
     def _bad_call(self, args, statics):
         return ArgumentError(message(f"{self.name}({len(args)} positional{''.join(f', {k}=' for k in statics)})",
                                      "the arguments do not fit the signature",
-                                     {"signature": f"{self.name}{inspect.signature(self.forward)}".replace(", *, out=None", "").replace(", out=None", "")},
+                                     {"signature": f"{self.name}{self.__signature__}"},
                                      "Call it as the signature says."))
 
     def explain(self, error, args, statics):
@@ -179,12 +185,24 @@ class Primitive:
         facts = dict(zip(names, shapes)) | {k: v for k, v in statics.items() if v is not self.defaults[k]}
         what, remedy = str(error).splitlines()[0], self.remedy
         kind = IndexingError if isinstance(error, IndexError) else ArgumentError if isinstance(error, TypeError) else ShapeError
-        if self.broadcasts and not isinstance(error, TypeError):
+        if self.broadcasts and not _fit_together(shapes):
             what = "the shapes do not broadcast together"
             remedy = remedy or "Make the sizes equal, or 1, counted from the last axis."
         elif isinstance(error, np.exceptions.AxisError):
             what, remedy, kind = f"axis is out of range: {what}", "Use an axis that the array has; -1 is the last one.", ShapeError
         return kind(message(f"{self.name}({', '.join(names)})", what, facts, remedy or f"See help(tg.{self.name}) for what fits."))
+
+
+def _declared(name):
+    return registry[name]
+
+
+def _fit_together(shapes):
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        return False
+    return True
 
 
 _PLAIN = {np.ndarray, float, int, bool, complex}

@@ -44,6 +44,7 @@ def untracked(value: Any, who: str) -> Any: ...
 class Tensor:
     _array: Array
     _node: Node | None
+    _trace: Any
     numpy_table: dict[Any, Callable[..., Any]]
     requires_grad: bool
     def __init__(self, array: Array, node: Node | None = ...) -> None: ...

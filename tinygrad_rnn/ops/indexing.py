@@ -13,6 +13,7 @@ from ..domains import REALS
 from ..errors import DtypeError, message
 from ..primitive import composite, primitive
 from ..tensor import Tensor
+from .shape import axes_of
 
 
 class _Place:
@@ -30,7 +31,7 @@ def _parted(index):
     template, arrays = [], []
     for part in index if type(index) is tuple else (index,):
         if isinstance(part, (Tensor, np.ndarray, list)) and not (isinstance(part, np.ndarray) and part.ndim == 0 and part.dtype.kind in "iu"):
-            part = part if isinstance(part, Tensor) else np.asarray(part, dtype=None if len(part) else np.intp)
+            part = part if isinstance(part, Tensor) else np.asarray(part, dtype=None if np.size(part) else np.intp)
             if part.dtype.kind not in "iub":
                 raise DtypeError(message("x[index]", "an index array is not of an integer or boolean dtype", {"dtype": part.dtype},
                                          "Use integers, or a boolean mask."))
@@ -129,7 +130,8 @@ def take(x, indices, axis=None):
 
     Shapes: x with the axis replaced by the axes of `indices`.
 
-    Raises: IndexingError for an index outside the axis; DtypeError for indices that are not integers.
+    Raises: IndexingError for an index outside the axis; DtypeError for indices that are not integers; ShapeError for an
+    axis that x does not have.
 
     Gradient: g added to the picked slices; a slice that was picked twice gets both.
 
@@ -139,7 +141,8 @@ def take(x, indices, axis=None):
     """
     if axis is None:
         x, axis = np.reshape(x, (-1,)), 0
-    template, arrays = _parted((slice(None),) * (axis % np.ndim(x)) + (indices,))
+    (axis,) = axes_of("take(x, indices, axis)", x, axis)
+    template, arrays = _parted((slice(None),) * axis + (indices,))
     return getitem(x, *arrays, index=template)
 
 
@@ -149,7 +152,7 @@ def gather(x, indices, axis):
 
     Shapes: indices like x but along `axis`; the result is like indices.
 
-    Raises: IndexingError for an index outside the axis.
+    Raises: IndexingError for an index outside the axis; ShapeError for an axis that x does not have.
 
     Gradient: g added to the picked elements.
 
@@ -159,7 +162,7 @@ def gather(x, indices, axis):
                [3.]])
     """
     shape = np.shape(indices)
-    axis = axis % len(shape)
+    (axis,) = axes_of("gather(x, indices, axis)", indices, axis)
     grid = [np.arange(n).reshape((-1, *(1,) * (len(shape) - 1 - i))) for i, n in enumerate(shape)]
     grid[axis] = indices
     return getitem(x, *grid, index=(PLACE,) * len(shape))

@@ -12,6 +12,17 @@ from ..primitive import composite, primitive
 from ..tensor import Tensor
 
 
+def axes_of(who, x, axis, new=False):
+    """An axis argument as a tuple of non-negative axes: of x, or of what x becomes when they are `new`."""
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    ndim = np.ndim(x) + new * len(axes)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise ShapeError(message(who, f"axis is out of range: {a} is none of {ndim}", {"x": np.shape(x), "axis": axis},
+                                     "Use an axis that the array has; -1 is the last one."))
+    return tuple(a % ndim for a in axes)
+
+
 @primitive(domain=REALS, elementwise=True, analytic=True, view=True)
 def identity(x, /):
     """The same values: a new start in the graph.
@@ -144,11 +155,13 @@ def _permutation(ndim, moves):
 def moveaxis(x, source, destination):
     """One axis (or several) moved to another place, the others in their order.
 
+    Raises: ShapeError for an axis that x does not have.
+
     Example:
         >>> tg.moveaxis(np.ones((2, 3, 4)), 0, -1).shape
         (3, 4, 2)
     """
-    source, destination = (s if isinstance(s, (tuple, list)) else (s,) for s in (source, destination))
+    source, destination = (axes_of("moveaxis(x, source, destination)", x, axis) for axis in (source, destination))
     return transpose(x, axes=_permutation(np.ndim(x), list(zip(source, destination))))
 
 
@@ -156,10 +169,13 @@ def moveaxis(x, source, destination):
 def swapaxes(x, axis1, axis2):
     """Two axes exchanged.
 
+    Raises: ShapeError for an axis that x does not have.
+
     Example:
         >>> tg.swapaxes(np.ones((2, 3, 4)), 0, 2).shape
         (4, 3, 2)
     """
+    axis1, axis2 = axes_of("swapaxes(x, axis1, axis2)", x, (axis1, axis2))
     axes = list(range(np.ndim(x)))
     axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
     return transpose(x, axes=tuple(axes))
@@ -169,14 +185,14 @@ def swapaxes(x, axis1, axis2):
 def squeeze(x, axis=None):
     """Axes of size 1 taken away: all of them, or those named.
 
-    Raises: ShapeError when a named axis is longer.
+    Raises: ShapeError when a named axis is longer, or none that x has.
 
     Example:
         >>> tg.squeeze(np.ones((1, 3, 1))).shape
         (3,)
     """
     shape = np.shape(x)
-    axes = [i for i, n in enumerate(shape) if n == 1] if axis is None else [a % len(shape) for a in (axis if isinstance(axis, tuple) else (axis,))]
+    axes = [i for i, n in enumerate(shape) if n == 1] if axis is None else axes_of("squeeze(x, axis)", x, axis)
     if any(shape[a] != 1 for a in axes):
         raise ShapeError(message("squeeze(x, axis)", "a named axis is longer than 1", {"x": shape, "axis": axis}, "Name axes of size 1."))
     return reshape(x, shape=tuple(n for i, n in enumerate(shape) if i not in axes))
@@ -184,15 +200,16 @@ def squeeze(x, axis=None):
 
 @composite
 def expand_dims(x, axis):
-    """An axis of size 1 put in.
+    """An axis of size 1 put in, or several.
+
+    Raises: ShapeError for a place that the result does not have.
 
     Example:
         >>> tg.expand_dims(np.ones(3), -1).shape
         (3, 1)
     """
-    shape = list(np.shape(x))
-    shape.insert(axis if axis >= 0 else len(shape) + 1 + axis, 1)
-    return reshape(x, shape=tuple(shape))
+    axes, sizes = axes_of("expand_dims(x, axis)", x, axis, new=True), iter(np.shape(x))
+    return reshape(x, shape=tuple([1 if i in axes else next(sizes) for i in range(np.ndim(x) + len(axes))]))
 
 
 def _broadcast_over_time(T, stacked, x, *, shape):
@@ -367,6 +384,7 @@ def split(x, sections, axis=0):
         >>> [part.shape for part in tg.split(np.ones((2, 6)), 3, axis=1)]
         [(2, 2), (2, 2), (2, 2)]
     """
+    (axis,) = axes_of("split(x, sections, axis)", x, axis)
     n = np.shape(x)[axis]
     if isinstance(sections, int):
         if n % sections:
