@@ -57,8 +57,7 @@ def run(path):
 
 
 def blamed(error):
-    """`file.py, line 7: ZeroDivisionError: division by zero` if the exception passed through a file of somebody's own;
-    None if it did not."""
+    """The line `file.py, line 7: ZeroDivisionError: …` if an exception passed through a file of somebody's own, else None."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename) in loaded:
         return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
     passed = [frame for one in (error, error.__cause__) if one for frame in traceback.extract_tb(one.__traceback__)]

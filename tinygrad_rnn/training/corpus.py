@@ -141,8 +141,8 @@ def series(values, name="series", column="y"):
     """An array of numbers as a Series; its scale is that of the part to be trained on.
 
     Example:
-        >>> tg.training.corpus.series(np.array([1.0, 3.0])).values
-        array([-1.,  1.])
+        >>> tg.training.corpus.series(np.array([1.0, 3.0, 7.0, 9.0])).values
+        array([-1.,  1.,  5.,  7.])
     """
     seen = values[: max(1, held_out_from(len(values)))]
     mean, deviation = float(seen.mean()), float(seen.std()) or 1.0
@@ -186,8 +186,9 @@ def streams(values, count):
 
 
 def measured(values, start, count, lead):
-    """Cut what comes from `start` on into streams that each begin `lead` values early, so that the state has warmed up when the first
-    of its own values must be predicted.
+    """Cut what comes from `start` on into streams that each begin `lead` values early.
+
+    So the state has warmed up when the first of a stream's own values must be predicted.
 
     Shapes: (n,) -> (lead + (n − start) // count, count).
 

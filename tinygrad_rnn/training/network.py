@@ -70,8 +70,9 @@ def _trainable(cell):
 
 
 def write(network, symbols, length, *, prompt=None, temperature=1.0, rng):
-    """`length` characters after `prompt` (without one, after the end of a line, or else the first of all characters), each drawn
-    from softmax(scores / temperature); at 0 always the likeliest.
+    """`length` characters after `prompt`, each drawn from softmax(scores / temperature); at 0 always the likeliest.
+
+    Without a prompt: after the end of a line, or, if the text has but one, after the first of its characters.
 
     Raises: DomainError for an empty prompt or one with characters that the text has not, and for a temperature below 0.
     """

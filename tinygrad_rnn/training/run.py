@@ -229,8 +229,13 @@ def room(count, tbptt):
 
 
 def train(run, updates, every, path, *, bar, stopped=lambda: False):
-    """Update until there have been `updates`, or until `stopped()`. At the start and after every `every` updates the losses are
-    reported with an example, and the snapshot is written; it is also written at the end, whatever ends it."""
+    """Update until there have been `updates`, or until `stopped()`.
+
+    At the start and after every `every` updates the losses are reported to `bar`, with an example, and the snapshot is written;
+    it is also written at the end, if that is no exception.
+
+    Raises: what `Run.update` raises; the snapshot is then the last one.
+    """
     if not run.history:
         bar.write(line(run, run.report()))
     run.save(path)
