@@ -11,7 +11,8 @@ import pytest
 
 import tinygrad_rnn as tg
 
-STATE = {"weight": np.arange(6.0).reshape(2, 3), "file": np.array(7), "half": np.ones(3, np.float32), "empty": np.zeros((0, 2)), "bool": np.array([True, False]),
+STATE = {"weight": np.arange(6.0).reshape(2, 3), "file": np.array(7), "half": np.ones(3, np.float32), "empty": np.zeros((0, 2)),
+         "bool": np.array([True, False]),
          "fortran": np.asfortranarray(np.arange(12.0).reshape(3, 4)), "strided": np.arange(10)[::2]}
 
 
@@ -81,7 +82,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, model, monkeypatch):
         patch.setattr(os, "replace", full)
         with pytest.raises(OSError, match="no space"):
             tg.files.save(path, tg.nn.GRU(3, 4))
-    for state, metadata in (({"a": np.array([object()])}, None), ({"a": np.ones(2)}, {"f": object()}), ({"__metadata__": np.ones(2)}, None), ({"a": np.array(["x"])}, None)):
+    for state, metadata in (({"a": np.array([object()])}, None), ({"a": np.ones(2)}, {"f": object()}), ({"__metadata__": np.ones(2)}, None),
+                            ({"a": np.array(["x"])}, None)):
         with pytest.raises(tg.errors.StateError, match="cannot be stored"):
             tg.files.save(path, state, metadata)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["model.npz"]
@@ -167,7 +169,8 @@ def test_a_state_of_another_model(tmp_path, model):
     path, state = tmp_path / "model.npz", model.state_dict()
     missing = {k: v for k, v in state.items() if k != "weight_hh_l1"}
     for bad, word in ((missing, "missing     weight_hh_l1"), ({**state, "extra": np.ones(2)}, "unexpected  extra"),
-                      ({**state, "bias_hh_l1": np.ones(11)}, "another shape"), ({**state, "bias_hh_l1": np.ones(12, complex)}, "cannot be stored without loss")):
+                      ({**state, "bias_hh_l1": np.ones(11)}, "another shape"),
+                      ({**state, "bias_hh_l1": np.ones(12, complex)}, "cannot be stored without loss")):
         tg.files.save(path, bad)
         refused(path, model, word)
     tg.files.save(path, missing)

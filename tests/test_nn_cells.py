@@ -268,7 +268,8 @@ GRUCell(input_size, hidden_size): hidden_size is not a positive int
   hidden_size  0
 Pass hidden_size=1 or more."""
     for make in (lambda: tg.nn.RNNCell(-1, 2), lambda: tg.nn.LSTMCell(2.0, 2), lambda: tg.nn.RNNCell(2, 2, nonlinearity="softsign"),
-                 lambda: tg.nn.LSTMCell(2, 2, proj_size=2), lambda: tg.nn.LSTMCell(2, 2, proj_size=-1), lambda: tg.nn.LSTMCell(2, 2, bias=False, forget_bias=1.0)):
+                 lambda: tg.nn.LSTMCell(2, 2, proj_size=2), lambda: tg.nn.LSTMCell(2, 2, proj_size=-1),
+                 lambda: tg.nn.LSTMCell(2, 2, bias=False, forget_bias=1.0)):
         with pytest.raises(tg.errors.DomainError):
             make()
     with pytest.raises(tg.errors.ArgumentError, match="neither a generator nor a seed"):

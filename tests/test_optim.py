@@ -225,7 +225,8 @@ Pass model.parameters(), or the model."""
 Adam(…): betas is out of range
   betas  (0.9, 1.0)
 Pass betas at least 0 and below 1."""
-    for call in (lambda: tg.optim.SGD([w], lr=-1.0), lambda: tg.optim.SGD([w], nesterov=True), lambda: tg.optim.SGD([w], momentum=0.9, dampening=0.1, nesterov=True),
+    for call in (lambda: tg.optim.SGD([w], lr=-1.0), lambda: tg.optim.SGD([w], nesterov=True),
+                 lambda: tg.optim.SGD([w], momentum=0.9, dampening=0.1, nesterov=True),
                  lambda: tg.optim.RMSProp([w], eps=-1e-8), lambda: tg.optim.Adam([w], lr=math.nan), lambda: tg.optim.clip_grad_norm_([w], -1.0),
                  lambda: tg.optim.clip_grad_value_([w], math.nan), lambda: tg.optim.clip_grad_norm_([w], 1.0, 0.0)):
         text(E.DomainError, call)

@@ -130,11 +130,13 @@ def agree(session, expected, **inputs):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-KINDS = [("RNN", dict()), ("RNN", dict(nonlinearity="relu")), ("RNN", dict(nonlinearity="sigmoid")), ("RNN", dict(nonlinearity="identity")), ("LSTM", dict()), ("GRU", dict())]
+KINDS = [("RNN", dict()), ("RNN", dict(nonlinearity="relu")), ("RNN", dict(nonlinearity="sigmoid")), ("RNN", dict(nonlinearity="identity")),
+         ("LSTM", dict()), ("GRU", dict())]
 
 
 @pytest.mark.parametrize("kind, options", KINDS)
-@pytest.mark.parametrize("layers, bidirectional, batch_first, bias", [(1, False, False, True), (2, True, True, True), (3, True, False, False), (2, False, True, False)])
+@pytest.mark.parametrize("layers, bidirectional, batch_first, bias", [
+    (1, False, False, True), (2, True, True, True), (3, True, False, False), (2, False, True, False)])
 def test_exported_layers(session, kind, options, layers, bidirectional, batch_first, bias):
     """Output and states, with and without a first state and lengths; other batch and sequence sizes in the same session."""
     model = getattr(tg.nn, kind)(3, 4, num_layers=layers, bidirectional=bidirectional, batch_first=batch_first, bias=bias, rng=0, dtype=np.float32, **options)

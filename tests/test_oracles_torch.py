@@ -148,6 +148,10 @@ def compare(torch, ours, theirs, *inputs, rtol=1e-10, atol=1e-12):
     np.testing.assert_allclose(plain(pullback(g)[0]), expected.numpy(), rtol=rtol, atol=atol)
 
 
+def torched(torch, array):
+    return None if array is None else torch.tensor(array)
+
+
 def plain(value):
     return value.numpy() if isinstance(value, tg.Tensor) else value
 
@@ -160,9 +164,9 @@ def test_losses_of_numbers(torch, reduction, scale):
     compare(torch, lambda a, b: F.mse_loss(a, b, reduction), lambda a, b: L.mse_loss(a, b, reduction=reduction), x, y)
     compare(torch, lambda a, b: F.huber_loss(a, b, reduction, 0.7), lambda a, b: L.huber_loss(a, b, reduction=reduction, delta=0.7), x, y)
     for weight, positive in ((None, None), (rng.random((5, 4)), None), (rng.random(4), rng.random(4) + 0.5)):
+        v, q = torched(torch, weight), torched(torch, positive)
         compare(torch, lambda a, b, w=weight, p=positive: F.binary_cross_entropy_with_logits(a, b, w, reduction, p),
-                lambda a, b, w=weight, p=positive: L.binary_cross_entropy_with_logits(
-                    a, b, *(None if q is None else torch.tensor(q) for q in (w,)), reduction=reduction, pos_weight=None if p is None else torch.tensor(p)), x, z)
+                lambda a, b, w=v, p=q: L.binary_cross_entropy_with_logits(a, b, w, reduction=reduction, pos_weight=p), x, z)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3])
@@ -176,13 +180,14 @@ def test_losses_of_classes(torch, reduction, shape, scale):
     if rest:
         target.flat[0] = -100
     for weight in (None, rng.random(4)):
-        w = None if weight is None else torch.tensor(weight)
+        w = torched(torch, weight)
         for smoothing in (0.0, 0.1, 1.0):
             for t in (target, soft):
                 compare(torch, lambda a, b, w=weight, s=smoothing: F.cross_entropy(a, b, w, reduction=reduction, label_smoothing=s),
                         lambda a, b, w=w, s=smoothing: L.cross_entropy(a, b, w, reduction=reduction, label_smoothing=s), x, t)
         compare(torch, lambda a, b, w=weight: F.nll_loss(a, b, w, reduction=reduction), lambda a, b, w=w: L.nll_loss(a, b, w, reduction=reduction), x, target)
-    compare(torch, lambda a, b: F.cross_entropy(a, b, ignore_index=2, reduction="sum"), lambda a, b: L.cross_entropy(a, b, ignore_index=2, reduction="sum"), x, np.abs(target) % 4)
+    compare(torch, lambda a, b: F.cross_entropy(a, b, ignore_index=2, reduction="sum"),
+            lambda a, b: L.cross_entropy(a, b, ignore_index=2, reduction="sum"), x, np.abs(target) % 4)
 
 
 def test_dense_layers(torch):

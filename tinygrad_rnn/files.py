@@ -26,11 +26,11 @@ OURS = "tinygrad_rnn"  # our entry in that place, whose entries are texts
 def save(path, state, metadata=None):
     """Write a module's state, or a dict of name to array, and what `metadata` says about it.
 
-    The format is that of the name: `.npz` or `.safetensors`. The file is written beside the old one and renamed over it:
-    an interrupt or a full disk leaves the old one whole.
+    The format is that of the name: `.npz` or `.safetensors`. The file is written beside the old one and renamed over
+    it: an interrupt or a full disk leaves the old one whole.
 
-    Raises: ArgumentError for another ending, StateError for what cannot be stored (objects, metadata that JSON has no form
-    for), MissingExtraError when the safetensors library is not installed.
+    Raises: ArgumentError for another ending, StateError for what cannot be stored (objects, metadata that JSON has no
+    form for), MissingExtraError when the safetensors library is not installed.
 
     Example:
         >>> import os, tempfile
@@ -44,14 +44,17 @@ def save(path, state, metadata=None):
     path, who = Path(path), "save(path, state)"
     writer = _format(who, path)[0]
     state = state.state_dict() if hasattr(state, "state_dict") else state
-    arrays = {str(name): np.asarray(value.numpy() if hasattr(value, "numpy") else value) for name, value in state.items()}
+    arrays = {str(name): np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+              for name, value in state.items()}
     unfit = [name for name, array in arrays.items() if name == METADATA or array.dtype.kind not in "biufc"]
     if unfit:
-        raise StateError(message(who, f"{unfit[0]} cannot be stored", {unfit[0]: arrays[unfit[0]].dtype}, "Pass arrays of numbers."))
+        raise StateError(message(who, f"{unfit[0]} cannot be stored", {unfit[0]: arrays[unfit[0]].dtype},
+                                 "Pass arrays of numbers."))
     try:
         text = json.dumps({} if metadata is None else metadata)
     except (TypeError, ValueError) as error:
-        raise StateError(message(who, f"the metadata cannot be stored: {error}", {}, "Pass numbers, texts, lists and dicts.")) from error
+        raise StateError(message(who, f"the metadata cannot be stored: {error}", {},
+                                 "Pass numbers, texts, lists and dicts.")) from error
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     raw = writer(arrays, text)
     try:
@@ -104,7 +107,8 @@ def read(path, *, max_bytes=1 << 32):
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         if isinstance(error, MissingExtraError):
             raise
-    raise StateError(message(f"read({path.name!r})", "this file cannot be used", {"why": why, "size": f"{len(raw):,} bytes"},
+    raise StateError(message(f"read({path.name!r})", "this file cannot be used",
+                             {"why": why, "size": f"{len(raw):,} bytes"},
                              "Pass a whole file of this format; nothing was changed."))
 
 
@@ -115,7 +119,9 @@ class _Refused(Exception):
 def _format(who, path):
     formats = {".npz": (_npz, _read_npz), ".safetensors": (_safetensors, _read_safetensors)}
     if path.suffix not in formats:
-        raise ArgumentError(message(who, "the ending of the name says no format", {"path": path.name, "endings": ", ".join(formats)}, "Name the file *.npz or *.safetensors."))
+        raise ArgumentError(message(who, "the ending of the name says no format",
+                                    {"path": path.name, "endings": ", ".join(formats)},
+                                    "Name the file *.npz or *.safetensors."))
     return formats[path.suffix]
 
 
@@ -184,14 +190,16 @@ def _library():
     try:
         return importlib.import_module("safetensors.numpy")
     except ImportError as error:
-        raise MissingExtraError(message("files", "the safetensors library is not installed", {}, 'Run pip install "tinygrad-rnn[files]", or use .npz.')) from error
+        raise MissingExtraError(message("files", "the safetensors library is not installed", {},
+                                        'Run pip install "tinygrad-rnn[files]", or use .npz.')) from error
 
 
 def _safetensors(arrays, text):
     library = _library()
     unfit = [name for name, array in arrays.items() if array.dtype.kind == "c"]
     if unfit:
-        raise StateError(message("save(path, state)", f"safetensors has no form for {unfit[0]}", {unfit[0]: arrays[unfit[0]].dtype}, "Use .npz."))
+        raise StateError(message("save(path, state)", f"safetensors has no form for {unfit[0]}",
+                                 {unfit[0]: arrays[unfit[0]].dtype}, "Use .npz."))
     return library.save({name: np.asarray(array, order="C") for name, array in arrays.items()}, {OURS: text})
 
 
@@ -205,4 +213,5 @@ def _read_safetensors(raw, max_bytes):
     _size([((len(raw),), 1)], max_bytes)  # nothing is compressed
     arrays = library.load(raw)
     entries = dict(dict(pairs).get(METADATA) or [])
-    return {name: array.copy() for name, array in arrays.items()}, json.loads(entries[OURS]) if OURS in entries else entries
+    metadata = json.loads(entries[OURS]) if OURS in entries else entries
+    return {name: array.copy() for name, array in arrays.items()}, metadata

@@ -31,14 +31,15 @@ FUNCTIONS = {tanh: "Tanh", relu: "Relu", sigmoid: "Sigmoid"}
 def export(model, path, *, lengths=False, state=False, dtype: Any = np.float32):
     """Write a model as an ONNX file: a Recurrent (RNN, LSTM, GRU among them), a dense layer, or a Sequential of such.
 
-    Inputs: "input"; with `lengths` also "lengths", (B,) of int32; with `state`, for a model that is one RNN, LSTM or GRU, also
-    "h_0" and "c_0". Outputs: "output", and for one Recurrent its state: "h_n", "c_n" as PyTorch's, or "h_n_0", … for each cell of
-    a stack whose states cannot be joined.
+    Inputs: "input"; with `lengths` also "lengths", (B,) of int32; with `state`, for a model that is one RNN, LSTM or
+    GRU, also "h_0" and "c_0". Outputs: "output", and for one Recurrent its state: "h_n", "c_n" as PyTorch's, or
+    "h_n_0", … for each cell of a stack whose states cannot be joined.
 
-    Shapes: those of the batched call, with T, B and N left open; a Sequential that begins with Embedding takes int64. Weights
-    are rounded to `dtype`: onnxruntime has these operators in float32 only.
+    Shapes: those of the batched call, with T, B and N left open; a Sequential that begins with Embedding takes int64.
+    Weights are rounded to `dtype`: onnxruntime has these operators in float32 only.
 
-    Raises: DomainError for what ONNX cannot say, with the reason; MissingExtraError when the onnx library is not installed.
+    Raises: DomainError for what ONNX cannot say, with the reason; MissingExtraError when the onnx library is not
+    installed.
 
     Source: the ONNX operators RNN, LSTM and GRU, version 14.
     """
@@ -53,7 +54,8 @@ def convert(model, *, lengths=False, state=False, dtype: Any = np.float32):
     try:
         onnx = importlib.import_module("onnx")
     except ImportError as error:
-        raise MissingExtraError(message("onnx.convert(model)", "the onnx library is not installed", {}, 'Run pip install "tinygrad-rnn[files]".')) from error
+        raise MissingExtraError(message("onnx.convert(model)", "the onnx library is not installed", {},
+                                        'Run pip install "tinygrad-rnn[files]".')) from error
     layers = list(model.layers) if isinstance(model, Sequential) else [model]
     graph = _Graph(onnx, np.dtype(dtype), lengths)
     recurrent = [layer for layer in layers if isinstance(layer, Recurrent)]
@@ -64,8 +66,9 @@ def convert(model, *, lengths=False, state=False, dtype: Any = np.float32):
     if isinstance(first, Embedding):
         graph.input("input", np.int64, axes)
     else:
-        size = first.cells[0].input_size if isinstance(first, Recurrent) else getattr(first, "in_features", None) or getattr(first, "size", "I")
-        graph.input("input", graph.dtype, [*axes, size])
+        cell = first.cells[0] if isinstance(first, Recurrent) else first
+        sizes = [getattr(cell, name) for name in ("input_size", "in_features", "size") if hasattr(cell, name)]
+        graph.input("input", graph.dtype, [*axes, *(sizes or ["I"])[:1]])
     if lengths:
         graph.input("lengths", np.int32, ["B"])
     x, ends = "input", []
@@ -84,7 +87,8 @@ def convert(model, *, lengths=False, state=False, dtype: Any = np.float32):
 
 
 def _cannot(model, why):
-    return DomainError(message(f"onnx.convert({type(model).__name__})", "ONNX cannot say this", {"why": why}, "Change the model, or hand on its state_dict."))
+    return DomainError(message(f"onnx.convert({type(model).__name__})", "ONNX cannot say this", {"why": why},
+                               "Change the model, or hand on its state_dict."))
 
 
 class _Graph:
@@ -124,7 +128,8 @@ class _Graph:
         """The finished model, checked."""
         helper = self.onnx.helper
         graph = helper.make_graph(self.nodes, "model", self.inputs, self.outputs, self.weights)
-        model = helper.make_model(graph, producer_name="tinygrad_rnn", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+        model = helper.make_model(graph, producer_name="tinygrad_rnn", opset_imports=[helper.make_opsetid("", OPSET)],
+                                  ir_version=8)
         model = self.onnx.shape_inference.infer_shapes(model)
         self.onnx.checker.check_model(model, full_check=True)
         return model
@@ -183,7 +188,8 @@ class _Graph:
         if kind == "LSTM" and cell.proj_size:
             raise _cannot(model, "the operator LSTM has no projection (proj_size)")
         if kind == "LSTM" and cell.peephole:
-            peepholes = [self.weight(np.concatenate([p.numpy() for p in (cell.peephole_i, cell.peephole_o, cell.peephole_f)])[None])]
+            parts = cell.peephole_i, cell.peephole_o, cell.peephole_f
+            peepholes = [self.weight(np.concatenate([p.numpy() for p in parts])[None])]
         if kind == "GRU":
             options["linear_before_reset"] = int(cell.reset_after)
         if kind == "RNN":
@@ -196,7 +202,8 @@ class _Graph:
             return np.concatenate([parts[k] for k in order])
 
         bias = self.weight(np.concatenate([gates(cell.bias_ih), gates(cell.bias_hh)])[None]) if cell.bias else ""
-        inputs = [x, self.weight(gates(cell.weight_ih)[None]), self.weight(gates(cell.weight_hh)[None]), bias, self.lengths]
+        inputs = [x, self.weight(gates(cell.weight_ih)[None]), self.weight(gates(cell.weight_hh)[None]), bias,
+                  self.lengths]
         states = [*start] if start else [""] * (outputs - 1)
         return self.add(kind, *inputs, *states, *peepholes, outputs=outputs, **options)
 
@@ -205,6 +212,8 @@ class _Graph:
         parts = ["h_n", "c_n"][:len(ends[0])]
         if hasattr(model, "weight_ih_l0"):
             columns = list(zip(*ends))
-            return [(name, column[0] if len(column) == 1 else self.add("Concat", *column, axis=0)) for name, column in zip(parts, columns)]
+            return [(name, column[0] if len(column) == 1 else self.add("Concat", *column, axis=0))
+                    for name, column in zip(parts, columns)]
         axes = self.weight(np.array([0]))
-        return [(f"{'hc'[k]}_n_{i}", self.add("Squeeze", value, axes)) for i, end in enumerate(ends) for k, value in enumerate(end)]
+        return [(f"{'hc'[k]}_n_{i}", self.add("Squeeze", value, axes))
+                for i, end in enumerate(ends) for k, value in enumerate(end)]

@@ -30,8 +30,24 @@ from .module import Module, check_sizes
 class Cell(Module):
     """What the library's cells share: parameters by name, a state of zeros, and the check of what they are called with.
 
-    `input_size`, `hidden_size`, and `state_sizes`: a dict of name to size of the last axis of each part of the state. The
-    state is one array when there is one part, and a tuple of arrays when there are several. `output_size` is y's last axis.
+    `input_size`, `hidden_size`, and `state_sizes`: a dict of name to size of the last axis of each part of the state.
+    The state is one array when there is one part, and a tuple of arrays when there are several. `output_size` is y's
+    last axis.
+
+    Raises: DomainError for sizes below 1.
+
+    Example:
+        >>> class Sum(tg.nn.Cell):
+        ...     def __init__(self, size):
+        ...         super().__init__(size, size)
+        ...         self.add(float, 0, weight_ih=(size, size))
+        ...
+        ...     def __call__(self, h, x):
+        ...         self.check(h, x)
+        ...         h = h + x @ self.weight_ih.T
+        ...         return h, h
+        >>> tg.nn.Recurrent(Sum(3))(np.ones((4, 2, 3)))[0].shape
+        (4, 2, 3)
     """
 
     shown = ("input_size", "hidden_size")
@@ -77,27 +93,34 @@ class Cell(Module):
         """The error that says which of the things that `check` asks for does not hold."""
         name, sizes, weight = type(self).__name__, self.state_sizes, self.weight_ih
         who, form = f"{name}(state, x)", "h" if len(sizes) == 1 else f"({', '.join(sizes)})"
-        facts = {"state": _seen(state), "x": _seen(x), "weight_ih": weight.shape, "state is": f"{form} of {', '.join(map(str, sizes.values()))} columns"}
+        facts = {"state": _seen(state), "x": _seen(x), "weight_ih": weight.shape,
+                 "state is": f"{form} of {', '.join(map(str, sizes.values()))} columns"}
         if self._is_state(x) and not self._is_state(state):
-            return ArgumentError(message(who, "state and x look swapped", facts, "Call cell(state, x): the state comes first, the other way round than in PyTorch."))
+            remedy = "Call cell(state, x): the state comes first, the other way round than in PyTorch."
+            return ArgumentError(message(who, "state and x look swapped", facts, remedy))
         parts = state if isinstance(state, tuple) else (state,)
         if len(parts) != len(sizes) or type(state) is not tuple and len(sizes) > 1:
-            return ArgumentError(message(who, f"the state is not {form}", facts, "Start from cell.initial_state((B,))."))
+            return ArgumentError(message(who, f"the state is not {form}", facts,
+                                         "Start from cell.initial_state((B,))."))
         for part, value in {**dict(zip(sizes, parts)), "x": x}.items():
             if not isinstance(value, (Tensor, np.ndarray)):
-                return ArgumentError(message(who, f"{part} is not an array", {part: type(value).__name__}, "Pass an array or a Tensor."))
+                return ArgumentError(message(who, f"{part} is not an array", {part: type(value).__name__},
+                                             "Pass an array or a Tensor."))
             if not fits(value, weight):
                 return wrong_dtype(who, part, value, "weight_ih", weight)
         facts = {"x": x.shape, "weight_ih": weight.shape}
         if x.shape[-1:] != (self.input_size,):
             remedy = f"Make the cell with input_size={columns(x)}, or feed it {self.input_size} columns."
-            return ShapeError(message(who, f"x has {columns(x)} columns, this cell was made for {self.input_size}", facts, remedy))
+            return ShapeError(message(who, f"x has {columns(x)} columns, this cell was made for {self.input_size}",
+                                      facts, remedy))
         for (part, size), value in zip(sizes.items(), parts):
             if value.shape[-1:] != (size,):
                 return ShapeError(message(who, f"{part} has {columns(value)} columns, this cell was made for {size}",
-                                          {part: value.shape, **facts}, f"Make the cell with hidden_size={columns(value)}, or start from cell.initial_state((B,))."))
+                                          {part: value.shape, **facts}, f"Make the cell with hidden_size="
+                                          f"{columns(value)}, or start from cell.initial_state((B,))."))
             if value.shape[:-1] != x.shape[:-1]:
-                return ShapeError(message(who, f"{part} and x have different batches", {part: value.shape, **facts}, "Give both the same axes before the last one."))
+                return ShapeError(message(who, f"{part} and x have different batches", {part: value.shape, **facts},
+                                          "Give both the same axes before the last one."))
 
     def _is_state(self, value):
         parts = value if isinstance(value, tuple) else (value,)
@@ -105,15 +128,17 @@ class Cell(Module):
 
 
 def fits(x, weight):
-    """Whether x can be used with a weight as it is: another float dtype would change the layer's, complex numbers pass."""
+    """Whether x can be used as it is: another float dtype would change the layer's, complex numbers pass."""
     dtype = getattr(x, "dtype", None)
     return dtype == weight.dtype or dtype is not None and "c" in (dtype.kind, weight.dtype.kind)
 
 
 def wrong_dtype(who, part, value, name, weight):
     """The error for an array of another dtype than the layer's."""
-    return DtypeError(message(who, f"{part} is {value.dtype}, this layer computes in {weight.dtype}", {part: f"{value.shape} {value.dtype}",
-                      name: f"{weight.shape} {weight.dtype}"}, f"Pass {part}.astype(np.{weight.dtype}), or make the layer with dtype=np.{value.dtype}."))
+    return DtypeError(message(who, f"{part} is {value.dtype}, this layer computes in {weight.dtype}",
+                              {part: f"{value.shape} {value.dtype}",
+                      name: f"{weight.shape} {weight.dtype}"},
+                              f"Pass {part}.astype(np.{weight.dtype}), or make the layer with dtype=np.{value.dtype}."))
 
 
 def columns(x):

@@ -24,8 +24,8 @@ class RNNCell(Cell):
 
     Shapes: x (…, I), h (…, H); weight_ih (H, I), weight_hh (H, H), bias_ih, bias_hh (H,).
 
-    Raises: DomainError for sizes below 1 or another nonlinearity; ArgumentError, ShapeError and DtypeError for a call that does
-    not fit, also for arguments in PyTorch's order.
+    Raises: DomainError for sizes below 1 or another nonlinearity; ArgumentError, ShapeError and DtypeError for a call
+    that does not fit, also for arguments in PyTorch's order.
 
     Source: Elman, "Finding structure in time" (1990); parameters as torch.nn.RNNCell.
 
@@ -41,14 +41,16 @@ class RNNCell(Cell):
     def __init__(self, input_size, hidden_size, bias=True, nonlinearity="tanh", *, dtype=np.float64, rng=None):
         super().__init__(input_size, hidden_size)
         if nonlinearity not in NONLINEARITIES:
-            raise DomainError(message("RNNCell(…)", "there is no such nonlinearity", {"nonlinearity": repr(nonlinearity)},
+            raise DomainError(message("RNNCell(…)", "there is no such nonlinearity",
+                                      {"nonlinearity": repr(nonlinearity)},
                                       f"Use one of {', '.join(NONLINEARITIES)}."))
         self.bias, self.nonlinearity, H = bool(bias), nonlinearity, hidden_size
         self.add(dtype, rng, weight_ih=(H, input_size), weight_hh=(H, H), bias_ih=bias and (H,), bias_hh=bias and (H,))
 
     def __call__(self, h, x):
         self.check(h, x)
-        h = NONLINEARITIES[self.nonlinearity](x @ self.weight_ih.T + (self.bias_ih + self.bias_hh) + h @ self.weight_hh.T)
+        z = x @ self.weight_ih.T + (self.bias_ih + self.bias_hh) + h @ self.weight_hh.T
+        h = NONLINEARITIES[self.nonlinearity](z)
         return h, h
 
 
@@ -65,11 +67,11 @@ class LSTMCell(Cell):
     Shapes: x (…, I), h (…, H or P), c (…, H); weight_ih (4H, I), weight_hh (4H, H or P), bias_ih, bias_hh (4H,),
     weight_hr (P, H), peephole_i, peephole_f, peephole_o (H,).
 
-    Raises: DomainError for sizes below 1; ArgumentError, ShapeError and DtypeError for a call that does not fit, also for
-    arguments in PyTorch's order.
+    Raises: DomainError for sizes below 1; ArgumentError, ShapeError and DtypeError for a call that does not fit, also
+    for arguments in PyTorch's order.
 
-    Source: Hochreiter and Schmidhuber (1997); Gers et al. (2000), the forget gate, (2002), peepholes; Sak et al. (2014), the
-    projection; parameters as torch.nn.LSTMCell.
+    Source: Hochreiter and Schmidhuber (1997); Gers et al. (2000), the forget gate, (2002), peepholes; Sak et al.
+    (2014), the projection; parameters as torch.nn.LSTMCell.
 
     Example:
         >>> cell = tg.nn.LSTMCell(3, 5, forget_bias=1.0, rng=0)
@@ -80,23 +82,24 @@ class LSTMCell(Cell):
 
     shown = ("input_size", "hidden_size", "bias=True", "proj_size=0", "peephole=False")
 
-    def __init__(self, input_size, hidden_size, bias=True, *, forget_bias=None, peephole=False, proj_size=0, dtype=np.float64, rng=None):
+    def __init__(self, input_size, hidden_size, bias=True, *, forget_bias=None, peephole=False, proj_size=0,
+                 dtype=np.float64, rng=None):
         super().__init__(input_size, hidden_size)
         if proj_size:
             check_sizes("LSTMCell(…)", proj_size=proj_size)
         if proj_size >= hidden_size or forget_bias is not None and not bias:
-            what, facts = "a forget bias needs biases", {"forget_bias": forget_bias, "bias": bias}
-            if proj_size >= hidden_size:
-                what, facts = "proj_size is not smaller than hidden_size", {"proj_size": proj_size, "hidden_size": hidden_size}
+            what = "a forget bias needs biases" if proj_size < hidden_size else "proj_size is not below hidden_size"
+            facts = {"proj_size": proj_size, "hidden_size": hidden_size, "forget_bias": forget_bias, "bias": bias}
             raise DomainError(message("LSTMCell(…)", what, facts, "Change one of the two."))
         self.bias, self.proj_size, self.peephole = bool(bias), proj_size, bool(peephole)
         H, P = hidden_size, proj_size or hidden_size
         self.state_sizes = {"h": P, "c": H}
-        self.add(dtype, rng, weight_ih=(4 * H, input_size), weight_hh=(4 * H, P), bias_ih=bias and (4 * H,), bias_hh=bias and (4 * H,),
-                 weight_hr=proj_size and (P, H), **dict.fromkeys(("peephole_i", "peephole_f", "peephole_o"), peephole and (H,)))
+        peepholes = dict.fromkeys(("peephole_i", "peephole_f", "peephole_o"), peephole and (H,))
+        self.add(dtype, rng, weight_ih=(4 * H, input_size), weight_hh=(4 * H, P), bias_ih=bias and (4 * H,),
+                 bias_hh=bias and (4 * H,), weight_hr=proj_size and (P, H), **peepholes)
         if forget_bias is not None:
-            self.bias_ih.data = np.concatenate([self.bias_ih.data[:H], np.full(H, forget_bias), self.bias_ih.data[2 * H:]])
-            self.bias_hh.data = np.concatenate([self.bias_hh.data[:H], np.zeros(H), self.bias_hh.data[2 * H:]])
+            for p, start in ((self.bias_ih, forget_bias), (self.bias_hh, 0.0)):
+                p.data = np.concatenate([p.data[:H], np.full(H, start), p.data[2 * H:]])
 
     def __call__(self, state, x):
         self.check(state, x)
@@ -123,11 +126,11 @@ class GRUCell(Cell):
 
     Shapes: x (…, I), h (…, H); weight_ih (3H, I), weight_hh (3H, H), bias_ih, bias_hh (3H,), in the order r, z, n.
 
-    Raises: DomainError for sizes below 1; ArgumentError, ShapeError and DtypeError for a call that does not fit, also for
-    arguments in PyTorch's order.
+    Raises: DomainError for sizes below 1; ArgumentError, ShapeError and DtypeError for a call that does not fit, also
+    for arguments in PyTorch's order.
 
-    Source: Cho et al., "Learning phrase representations using RNN encoder-decoder" (2014), reset before; torch.nn.GRUCell,
-    reset after. Cho's z is 1 − z here.
+    Source: Cho et al., "Learning phrase representations using RNN encoder-decoder" (2014), reset before;
+    torch.nn.GRUCell, reset after. Cho's z is 1 − z here.
 
     Example:
         >>> cell = tg.nn.GRUCell(3, 5, rng=0)
@@ -141,7 +144,8 @@ class GRUCell(Cell):
     def __init__(self, input_size, hidden_size, bias=True, *, reset_after=True, dtype=np.float64, rng=None):
         super().__init__(input_size, hidden_size)
         self.bias, self.reset_after, H = bool(bias), bool(reset_after), hidden_size
-        self.add(dtype, rng, weight_ih=(3 * H, input_size), weight_hh=(3 * H, H), bias_ih=bias and (3 * H,), bias_hh=bias and (3 * H,))
+        self.add(dtype, rng, weight_ih=(3 * H, input_size), weight_hh=(3 * H, H), bias_ih=bias and (3 * H,),
+                 bias_hh=bias and (3 * H,))
 
     def __call__(self, h, x):
         self.check(h, x)

@@ -14,7 +14,7 @@ from ..errors import DtypeError, IndexingError, ShapeError, TraceError, message
 from ..tensor import Tensor, mode, tensor
 from . import init
 from .cell import columns, fits, wrong_dtype
-from .functional import _plain, dropout_mask, layer_norm
+from .functional import dropout_mask, layer_norm, visible
 from .module import Module, check_probability, check_sizes
 
 
@@ -22,7 +22,8 @@ def _checked(who, x, size, name, weight):
     """x as an array whose last axis and dtype are those of the weight."""
     x = x if isinstance(x, (Tensor, np.ndarray)) else np.asarray(x)
     if x.shape[-1:] != (size,):
-        raise ShapeError(message(who, f"x has {columns(x)} columns, this layer was made for {size}", {"x": x.shape, name: weight.shape},
+        raise ShapeError(message(who, f"x has {columns(x)} columns, this layer was made for {size}",
+                                 {"x": x.shape, name: weight.shape},
                                  f"Make the layer with size {columns(x)}, or feed it {size} columns."))
     if not fits(x, weight):
         raise wrong_dtype(who, "x", x, name, weight)
@@ -73,7 +74,8 @@ class Embedding(Module):
     shown = ("num_embeddings", "embedding_dim", "padding_idx=None")
 
     def __init__(self, num_embeddings, embedding_dim, padding_idx=None, *, dtype=np.float64, rng=None):
-        check_sizes("Embedding(num_embeddings, embedding_dim)", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        check_sizes("Embedding(num_embeddings, embedding_dim)", num_embeddings=num_embeddings,
+                    embedding_dim=embedding_dim)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         values = init.normal(rng, (num_embeddings, embedding_dim), 1.0, dtype)
         self.padding_idx = None if padding_idx is None else range(num_embeddings)[padding_idx]
@@ -84,10 +86,12 @@ class Embedding(Module):
     def __call__(self, x):
         x, N = x if isinstance(x, Tensor) else np.asarray(x), self.num_embeddings
         if x.dtype.kind not in "iu":
-            raise DtypeError(message("Embedding(x)", "x is not of integers", {"x": f"{x.shape} {x.dtype}"}, "Pass the numbers of the rows."))
-        seen = _plain(x)
+            raise DtypeError(message("Embedding(x)", "x is not of integers", {"x": f"{x.shape} {x.dtype}"},
+                                     "Pass the numbers of the rows."))
+        seen = visible(x)
         if seen is not None and (wrong := seen[(seen < 0) | (seen >= N)]).size:
-            raise IndexingError(message("Embedding(x)", f"x asks for row {wrong[0]}, there are {N}", {"x": x.shape, "weight": self.weight.shape},
+            raise IndexingError(message("Embedding(x)", f"x asks for row {wrong[0]}, there are {N}",
+                                        {"x": x.shape, "weight": self.weight.shape},
                                         f"Pass integers from 0 to {N - 1}."))
         rows = ops.take(self.weight, x, axis=0)
         if self.padding_idx is None:
@@ -116,14 +120,16 @@ class LayerNorm(Module):
         self.bias = tensor(np.zeros(normalized_shape, dtype), requires_grad=True) if bias else None
 
     def __call__(self, x):
-        return layer_norm(_checked("LayerNorm(x)", x, self.size, "weight", self.weight), self.weight, self.bias, self.eps)
+        x = _checked("LayerNorm(x)", x, self.size, "weight", self.weight)
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class Dropout(Module):
     """In training: elements set to 0 with probability p, the others scaled by 1 / (1 − p). After `eval()`: x itself.
 
-    Each call draws one mask from the module's own generator, which the backward uses again. A cell cannot hold one: its mask
-    would be drawn once for all steps. Draw `functional.dropout_mask` outside and pass it in xs, or use `Recurrent(dropout=)`.
+    Each call draws one mask from the module's own generator, which the backward uses again. A cell cannot hold one: its
+    mask would be drawn once for all steps. Draw `functional.dropout_mask` outside and pass it in xs, or use
+    `Recurrent(dropout=)`.
 
     Raises: DomainError for a p outside 0 … 1, TraceError when called while a cell is traced.
 
@@ -147,8 +153,10 @@ class Dropout(Module):
         if not self.training or self.p == 0:
             return x
         if (now := mode.get()).tracing:
-            raise TraceError(message("Dropout(x)", "called in a traced cell, where one mask would be drawn for all steps", {"traced in": now.recorder.name},
-                                     "Draw functional.dropout_mask outside and pass it as a part of xs, or use Recurrent(dropout=)."))
+            raise TraceError(message(
+                "Dropout(x)", "called in a traced cell, where one mask would be drawn for all steps",
+                {"traced in": now.recorder.name},
+                "Draw functional.dropout_mask outside and pass it as a part of xs, or use Recurrent(dropout=)."))
         x = x if isinstance(x, Tensor) else np.asarray(x)
         return x * dropout_mask(self.rng, x.shape, self.p, x.dtype)
 

@@ -25,15 +25,22 @@ def _reduced(who, loss, reduction, weight=None):
     if reduction == "sum":
         return ops.sum(loss)
     if reduction != "mean":
-        raise DomainError(message(who, "there is no such reduction", {"reduction": repr(reduction)}, 'Use "mean", "sum" or "none".'))
-    if math.prod(loss.shape) == 0 or weight is not None and _plain(weight) is not None and not np.any(_plain(weight)):
-        raise DomainError(message(who, "the mean is over nothing", {"elements": loss.shape, "weight": 0 if weight is not None else 1},
+        raise DomainError(message(who, "there is no such reduction", {"reduction": repr(reduction)},
+                                  'Use "mean", "sum" or "none".'))
+    if math.prod(loss.shape) == 0 or weight is not None and visible(weight) is not None and not np.any(visible(weight)):
+        raise DomainError(message(who, "the mean is over nothing",
+                                  {"elements": loss.shape, "weight": 0 if weight is not None else 1},
                                   'Pass at least one element that counts, or reduction="sum".'))
     return ops.mean(loss) if weight is None else ops.sum(loss) / ops.sum(weight)
 
 
-def _plain(x):
-    """The values of x if they may be looked at: not those of one step of a traced cell."""
+def visible(x):
+    """The values of x if they may be looked at, None for those of one step of a traced cell.
+
+    Example:
+        >>> tg.nn.functional.visible(tg.tensor([1.0]))
+        array([1.])
+    """
     if not isinstance(x, Tensor):
         return np.asarray(x)
     return None if (now := mode.get()).tracing and now.recorder.holds(x._array) else x.numpy()
@@ -42,7 +49,8 @@ def _plain(x):
 def _same_shape(who, prediction, target):
     prediction, target = (x if isinstance(x, (Tensor, np.ndarray)) else np.asarray(x) for x in (prediction, target))
     if prediction.shape != target.shape:
-        raise ShapeError(message(who, "prediction and target have different shapes", {"prediction": prediction.shape, "target": target.shape},
+        raise ShapeError(message(who, "prediction and target have different shapes",
+                                 {"prediction": prediction.shape, "target": target.shape},
                                  "Give both one shape: broadcasting would compare every row with every other."))
     return prediction, target
 
@@ -112,16 +120,18 @@ def binary_cross_entropy_with_logits(logits, target, weight=None, reduction="mea
 
     Raises: ShapeError when the shapes differ, DomainError for another reduction.
 
-    Gradient: w (σ(x) − t) for p = 1. Value and gradient are 0 where an infinite logit is right (PyTorch: nan), the value is
-    infinite where it is wrong.
+    Gradient: w (σ(x) − t) for p = 1. Value and gradient are 0 where an infinite logit is right (PyTorch: nan), the
+    value is infinite where it is wrong.
 
     Example:
-        >>> tg.nn.functional.binary_cross_entropy_with_logits(np.array([np.inf, -1000.0]), np.array([1.0, 1.0]), reduction="none")
+        >>> x, t = np.array([np.inf, -1000.0]), np.array([1.0, 1.0])
+        >>> tg.nn.functional.binary_cross_entropy_with_logits(x, t, reduction="none")
         array([   0., 1000.])
     """
     who = "binary_cross_entropy_with_logits(logits, target)"
     x, t = _same_shape(who, logits, target)
-    agrees = ops.logical_or(ops.logical_and(ops.equal(x, np.inf), ops.equal(t, 1)), ops.logical_and(ops.equal(x, -np.inf), ops.equal(t, 0)))
+    agrees = ops.logical_or(ops.logical_and(ops.equal(x, np.inf), ops.equal(t, 1)),
+                            ops.logical_and(ops.equal(x, -np.inf), ops.equal(t, 0)))
     x = ops.where(agrees, 0.0, x)  # guards the argument as well: 0 · inf in the side that is not taken is nan
     yes = t * ops.softplus(-x)
     if pos_weight is not None:
@@ -136,8 +146,8 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
     Shapes: log_probabilities (C,), (N, C) or (N, C, …) as in PyTorch, or with the classes along any `axis`; target has
     integers in the shape without that axis; `weight` (C,).
 
-    Raises: ShapeError, DtypeError or IndexingError for a target that does not fit; DomainError for another reduction, or a
-    mean for which every target is ignored (PyTorch: nan).
+    Raises: ShapeError, DtypeError or IndexingError for a target that does not fit; DomainError for another reduction,
+    or a mean for which every target is ignored (PyTorch: nan).
 
     Gradient: −w_t / Σ w at the targets; nothing reaches rows whose target is `ignore_index`.
 
@@ -154,8 +164,9 @@ def nll_loss(log_probabilities, target, weight=None, ignore_index=-100, reductio
 def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0, *, axis=None):
     """Cross-entropy of class scores: −Σ_c w_c q_c log softmax(logits)_c, with q the target's distribution.
 
-    A target of integers names classes (q is 1 there), one of floats of the logits' shape gives q itself. Label smoothing ε
-    mixes q with the uniform one: (1 − ε) q + ε / C. The mean is over Σ w_t for classes and over rows for distributions.
+    A target of integers names classes (q is 1 there), one of floats of the logits' shape gives q itself. Label
+    smoothing ε mixes q with the uniform one: (1 − ε) q + ε / C. The mean is over Σ w_t for classes and over rows for
+    distributions.
 
     Shapes: logits (C,), (N, C) or (N, C, …) as in PyTorch, or with the classes along any `axis` (−1 for (T, B, C));
     integers in the shape without that axis, or floats in the shape of logits; `weight` (C,).
@@ -163,7 +174,8 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
     Raises: ShapeError, DtypeError or IndexingError for a target that does not fit; DomainError for another reduction,
     smoothing outside 0…1, or a mean for which every target is ignored (PyTorch: nan).
 
-    Gradient: (softmax − q) / n; nothing reaches rows whose target is `ignore_index`. A class with q = 0 may have logit −inf.
+    Gradient: (softmax − q) / n; nothing reaches rows whose target is `ignore_index`. A class with q = 0 may have logit
+    −inf.
 
     Example:
         >>> float(tg.nn.functional.cross_entropy(np.array([[1000.0, 0.0]]), np.array([1])))
@@ -172,7 +184,8 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
     who = "cross_entropy(logits, target)"
     axis = _class_axis(who, logits, axis)
     if not 0 <= label_smoothing <= 1:
-        raise DomainError(message(who, "label_smoothing is not between 0 and 1", {"label_smoothing": label_smoothing}, "Pass a share, for example 0.1."))
+        raise DomainError(message(who, "label_smoothing is not between 0 and 1", {"label_smoothing": label_smoothing},
+                                  "Pass a share, for example 0.1."))
     log_p = ops.log_softmax(logits, axis=axis)
     classes = log_p.shape[axis]
     target = target if isinstance(target, (Tensor, np.ndarray)) else np.asarray(target)
@@ -180,7 +193,8 @@ def cross_entropy(logits, target, weight=None, ignore_index=-100, reduction="mea
     weighted = log_p if weight is None else log_p * np.reshape(_weight(who, weight, log_p, axis), along)
     if target.dtype.kind == "f":
         if target.shape != log_p.shape:
-            raise ShapeError(message(who, "a target of distributions has another shape than the logits", {"logits": log_p.shape, "target": target.shape},
+            raise ShapeError(message(who, "a target of distributions has another shape than the logits",
+                                     {"logits": log_p.shape, "target": target.shape},
                                      "Give the target the logits' shape, or integers for classes."))
         q = target * (1 - label_smoothing) + label_smoothing / classes if label_smoothing else target
         loss = -ops.sum(_product(q, weighted), axis=axis)
@@ -201,13 +215,16 @@ def _product(q, log_p):
 def _class_axis(who, scores, axis):
     ndim = np.ndim(scores)
     if ndim == 0 or axis is not None and not -ndim <= axis < ndim:
-        raise ShapeError(message(who, "there is no axis of classes", {"scores": np.shape(scores), "axis": axis}, "Pass scores of shape (C,), (N, C) or (N, C, …)."))
+        raise ShapeError(message(who, "there is no axis of classes", {"scores": np.shape(scores), "axis": axis},
+                                 "Pass scores of shape (C,), (N, C) or (N, C, …)."))
     return (0 if ndim == 1 else 1) if axis is None else axis % ndim
 
 
 def _weight(who, weight, log_p, axis):
     if np.shape(weight) != (log_p.shape[axis],):
-        raise ShapeError(message(who, "weight is not one number per class", {"weight": np.shape(weight), "classes": log_p.shape[axis]}, "Pass an array of shape (C,)."))
+        raise ShapeError(message(who, "weight is not one number per class",
+                                 {"weight": np.shape(weight), "classes": log_p.shape[axis]},
+                                 "Pass an array of shape (C,)."))
     return ops.astype(weight, dtype=log_p.dtype)
 
 
@@ -217,13 +234,16 @@ def _picked(who, log_p, target, weight, ignore_index, axis):
     shape = (*log_p.shape[:axis], *log_p.shape[axis + 1:])
     classes, facts = log_p.shape[axis], {"scores": log_p.shape, "target": target.shape}
     if target.dtype.kind not in "iu":
-        raise DtypeError(message(who, "the target does not name classes by integers", {"target": target.dtype}, "Pass integers between 0 and C − 1."))
+        raise DtypeError(message(who, "the target does not name classes by integers", {"target": target.dtype},
+                                 "Pass integers between 0 and C − 1."))
     if target.shape != shape:
-        raise ShapeError(message(who, "the target has another shape than the scores without their classes", {**facts, "needed": shape},
+        raise ShapeError(message(who, "the target has another shape than the scores without their classes",
+                                 {**facts, "needed": shape},
                                  "Move the classes to axis 1, or say axis=."))
-    seen = _plain(target)
+    seen = visible(target)
     if seen is not None and (wrong := seen[(seen != ignore_index) & ((seen < 0) | (seen >= classes))]).size:
-        raise IndexingError(message(who, f"a target is class {wrong[0]}, there are {classes}", facts, f"Pass integers from 0 to {classes - 1}, or ignore_index."))
+        raise IndexingError(message(who, f"a target is class {wrong[0]}, there are {classes}", facts,
+                                    f"Pass integers from 0 to {classes - 1}, or ignore_index."))
     counted = ops.not_equal(target, ignore_index)
     safe = ops.where(counted, target, 0)
     counts = ops.astype(counted, dtype=log_p.dtype)
@@ -253,7 +273,7 @@ def layer_norm(x, weight=None, bias=None, eps=1e-5):
 
 
 def dropout_mask(rng, shape, p, dtype: Any = np.float64):
-    """A mask for dropout: 0 with probability p, else 1 / (1 − p). Multiply by it, in as many places as need the same one.
+    """A mask for dropout: 0 with probability p, else 1 / (1 − p). Multiply by it wherever the same one is needed.
 
     Example:
         >>> sorted(set(tg.nn.functional.dropout_mask(0, (100,), 0.5).tolist()))

@@ -15,9 +15,11 @@ import numpy as np
 
 from ..errors import ArgumentError, ShapeError, message
 
+RELU_GAIN = math.sqrt(2)  # half of the inputs of a relu's successors are 0
+
 
 def generator(rng):
-    """The `numpy.random.Generator` that `rng` stands for: itself, a new one from a seed, or for None one from fresh entropy.
+    """The `numpy.random.Generator` that `rng` stands for: itself, one from a seed, or for None one from fresh entropy.
 
     Raises: ArgumentError for anything else.
 
@@ -55,7 +57,8 @@ def normal(rng, shape, std=1.0, dtype=np.float64):
 
 def _fans(who, shape):
     if len(shape) < 2:
-        raise ShapeError(message(who, "a weight has at least two axes, (outputs, inputs)", {"shape": shape}, "Use uniform or normal for a vector."))
+        raise ShapeError(message(who, "a weight has at least two axes, (outputs, inputs)", {"shape": shape},
+                                 "Use uniform or normal for a vector."))
     rest = math.prod(shape[2:])
     return shape[1] * rest, shape[0] * rest
 
@@ -88,7 +91,7 @@ def glorot_normal(rng, shape, gain=1.0, dtype=np.float64):
     return normal(rng, shape, gain * math.sqrt(2 / sum(_fans("glorot_normal(rng, shape)", shape))), dtype)
 
 
-def he_uniform(rng, shape, gain=math.sqrt(2), dtype=np.float64):
+def he_uniform(rng, shape, gain=RELU_GAIN, dtype=np.float64):
     """Uniform with bound gain · √(3 / inputs); the gain √2 is that of relu. PyTorch calls it Kaiming.
 
     Raises: ShapeError for fewer than two axes.
@@ -102,7 +105,7 @@ def he_uniform(rng, shape, gain=math.sqrt(2), dtype=np.float64):
     return uniform(rng, shape, gain * math.sqrt(3 / _fans("he_uniform(rng, shape)", shape)[0]), dtype)
 
 
-def he_normal(rng, shape, gain=math.sqrt(2), dtype=np.float64):
+def he_normal(rng, shape, gain=RELU_GAIN, dtype=np.float64):
     """Normal with deviation gain / √inputs.
 
     Raises: ShapeError for fewer than two axes.
@@ -139,7 +142,9 @@ def orthogonal(rng, shape, gain=1.0, dtype=np.float64):
 
 
 def gates(initialiser, rng, shape, count, **options):
-    """A weight of `count` gates, stacked along the first axis, each drawn for itself: orthogonal(4H, H) is not four times orthogonal.
+    """A weight of `count` gates, stacked along the first axis, each drawn for itself.
+
+    An orthogonal matrix of shape (4H, H) is not four orthogonal ones.
 
     Example:
         >>> W = tg.nn.init.gates(tg.nn.init.orthogonal, 0, (12, 3), 4)

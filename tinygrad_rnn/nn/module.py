@@ -37,8 +37,9 @@ def _holds(value):
 class Module:
     """An object with parameters: leaf Tensors under the names of its attributes.
 
-    Write `__call__` (or `forward`, as in PyTorch). A module is a tree: `grad(loss)(model)` is a module of gradients, and
-    `trees.map` over one gives another. One Tensor under two names counts as one parameter, but as two leaves of the tree.
+    Write `__call__` (or `forward`, as in PyTorch). A module is a tree: `grad(loss)(model)` is a module of gradients,
+    and `trees.map` over one gives another. One Tensor under two names counts as one parameter, but as two leaves of the
+    tree.
 
     Example:
         >>> layer = tg.nn.Linear(3, 2, rng=0)
@@ -51,12 +52,13 @@ class Module:
     """
 
     training = True
-    shown = ()  # attributes in the first line of repr: "size", or "bias=True" for one that is shown unless it has this value
+    shown = ()  # attributes in the first line of repr: "size", or "bias=True" to leave it out where it has this value
 
     def __call__(self, *args, **options):
         forward = getattr(self, "forward", None)
         if forward is None:
-            raise ArgumentError(message(f"{type(self).__name__}(…)", "this module has no equations", {"class": type(self).__qualname__},
+            raise ArgumentError(message(f"{type(self).__name__}(…)", "this module has no equations",
+                                        {"class": type(self).__qualname__},
                                         "Define __call__ (or forward) in the class."))
         return forward(*args, **options)
 
@@ -71,7 +73,7 @@ class Module:
         return {name: value for name, value in self.__dict__.items() if name in known or _holds(value)}
 
     def tree_replace(self, children):
-        """A copy of this module with other children of the same names: Tensors, arrays, gradients, whatever a map gives."""
+        """A copy of this module with other children under the same names: arrays, gradients, whatever a map gives."""
         new = copy.copy(self)
         new.__dict__.update(children, _children=tuple(children))
         return new
@@ -89,7 +91,8 @@ class Module:
 
     def _tensors(self):
         named = zip(trees.paths(self), trees.flatten(self)[0])
-        return [(re.sub(r"\[(\d+)\]", r".\1", path).removeprefix("."), leaf) for path, leaf in named if isinstance(leaf, Tensor)]
+        return [(re.sub(r"\[(\d+)\]", r".\1", path).removeprefix("."), leaf)
+                for path, leaf in named if isinstance(leaf, Tensor)]
 
     def zero_grad(self):
         """Forget the gradients of all parameters."""
@@ -98,13 +101,15 @@ class Module:
                 p.grad = None
 
     def astype(self, dtype):
-        """A copy of this module whose parameters have another dtype.
+        """A copy of this module whose parameters have another float dtype.
 
         Example:
             >>> tg.nn.Linear(3, 2, rng=0).astype(np.float32).weight.dtype
             dtype('float32')
         """
         def converted(p):
+            if p.dtype.kind != "f":
+                return p
             new = Tensor(p.numpy().astype(dtype))
             new.requires_grad = p.requires_grad
             return new
@@ -114,17 +119,17 @@ class Module:
     # ---- states ---------------------------------------------------------------------------------------------
 
     def state_dict(self):
-        """A dict of name to array, copies; what `load_state_dict`, `tg.files` and PyTorch's modules of the same names take."""
+        """Copies of the parameters by name: what `load_state_dict`, `tg.files` and PyTorch's modules take."""
         return {name: np.array(p.numpy()) for name, p in self._tensors()}
 
     def load_state_dict(self, state, *, strict=True, cast=False):
         """Take over arrays by name. Everything is checked before anything is written.
 
-        Shapes: `state` maps names to arrays of the parameters' shapes. A narrower float dtype is widened; a wider one is
-        only narrowed with `cast=True`. With `strict=False` names that only one side has are passed over.
+        Shapes: `state` maps names to arrays of the parameters' shapes. A narrower float dtype is widened; a wider one
+        is only narrowed with `cast=True`. With `strict=False` names that only one side has are passed over.
 
-        Raises: StateError for missing or unexpected names, ShapeError and DtypeError for an array that does not fit; the
-        module is then as it was.
+        Raises: StateError for missing or unexpected names, ShapeError and DtypeError for an array that does not fit;
+        the module is then as it was.
 
         Example:
             >>> a, b = tg.nn.Linear(3, 2, rng=0), tg.nn.Linear(3, 2, rng=1)
@@ -136,7 +141,8 @@ class Module:
         missing, unexpected = [n for n in own if n not in state], [n for n in state if n not in own]
         if strict and (missing or unexpected):
             facts = {"missing": ", ".join(missing) or "none", "unexpected": ", ".join(map(str, unexpected)) or "none"}
-            raise StateError(message(who, "the names are not those of this module", facts, "Pass a state of the same architecture, or strict=False."))
+            raise StateError(message(who, "the names are not those of this module", facts,
+                                     "Pass a state of the same architecture, or strict=False."))
         ready = {name: _fitting(who, name, p, state[name], cast) for name, p in own.items() if name in state}
         for name, values in ready.items():
             own[name].data = values
@@ -161,11 +167,13 @@ class Module:
 
     def __repr__(self):
         count = sum(p.size for p in self.parameters())
-        lines = [f"{type(self).__name__}({', '.join(self._settings())}): {count:,} parameter{'s' if count != 1 else ''}"]
+        plural = "" if count == 1 else "s"
+        lines = [f"{type(self).__name__}({', '.join(self._settings())}): {count:,} parameter{plural}"]
         rows = [row for name, child in self.tree_children().items() for row in _rows(name, child)]
         width = max((len(name) for name, text in rows if text.startswith("(")), default=0)
         for name, text in rows:
-            lines.append(f"  {name:<{width}}  {text}" if text.startswith("(") else f"  {name}: " + text.replace("\n", "\n  "))
+            is_shape = text.startswith("(")
+            lines.append(f"  {name:<{width}}  {text}" if is_shape else f"  {name}: " + text.replace("\n", "\n  "))
         return "\n".join(lines)
 
     def _settings(self):
@@ -176,7 +184,8 @@ class Module:
 
 
 def _modules_in(value):
-    """The modules in a child: a function of its own, since a nested one that calls itself is a reference cycle at every call."""
+    """The modules in a child: a function of its own, since a nested one that calls itself is a reference cycle at every
+    call."""
     if isinstance(value, Module):
         yield from value.modules()
     elif isinstance(value, (list, tuple, dict)):
@@ -199,7 +208,8 @@ def check_sizes(who, **sizes):
     """
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-            raise DomainError(message(who, f"{name} is not a positive int", {name: repr(size)}, f"Pass {name}=1 or more."))
+            raise DomainError(message(who, f"{name} is not a positive int", {name: repr(size)},
+                                      f"Pass {name}=1 or more."))
 
 
 def check_probability(who, **probabilities):
@@ -209,7 +219,8 @@ def check_probability(who, **probabilities):
     """
     for name, p in probabilities.items():
         if isinstance(p, bool) or not isinstance(p, (int, float, np.number)) or not 0 <= p <= 1:
-            raise DomainError(message(who, f"{name} is not a probability", {name: repr(p)}, f"Pass {name} between 0 and 1."))
+            raise DomainError(message(who, f"{name} is not a probability", {name: repr(p)},
+                                      f"Pass {name} between 0 and 1."))
 
 
 def _fitting(who, name, parameter, values, cast):
@@ -217,7 +228,9 @@ def _fitting(who, name, parameter, values, cast):
     values = values.numpy() if isinstance(values, Tensor) else np.asarray(values)
     facts = {name: f"{values.shape} {values.dtype}", "this module's": f"{parameter.shape} {parameter.dtype}"}
     if values.shape != parameter.shape:
-        raise ShapeError(message(who, f"{name} has another shape than this module's", facts, "Pass a state of the same architecture."))
+        raise ShapeError(message(who, f"{name} has another shape than this module's", facts,
+                                 "Pass a state of the same architecture."))
     if values.dtype.kind not in "fiu" or not (cast or np.can_cast(values.dtype, parameter.dtype, "safe")):
-        raise DtypeError(message(who, f"{name} cannot be stored without loss", facts, "Pass cast=True to round, or make the module with the state's dtype."))
+        raise DtypeError(message(who, f"{name} cannot be stored without loss", facts,
+                                 "Pass cast=True to round, or make the module with the state's dtype."))
     return values.astype(parameter.dtype)

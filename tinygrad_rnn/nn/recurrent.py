@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 
 from .. import trees
-from ..errors import ArgumentError, DomainError, ShapeError, message
+from ..errors import ArgumentError, ShapeError, message
 from ..ops import concatenate, swapaxes, where
 from ..scan import scan
 from ..tensor import Tensor
@@ -26,23 +26,25 @@ class Recurrent(Module):
     """Cells over a sequence: `ys, state = layer(xs)`, with each cell's outputs the next one's inputs.
 
     `cells`              one cell, or a list; with `bidirectional` two for each layer, forward and backward in turn.
-    `bidirectional`      the second cell of each layer runs from the end; the two outputs are joined along the last axis.
+    `bidirectional`      the second cell of each layer runs from the end; the two outputs are joined along the last
+                         axis.
     `batch_first`        xs and ys are (B, T, …) and not (T, B, …).
     `dropout`            in training, zeroes elements of what goes from one layer to the next, as in PyTorch.
     `variational`        that mask is one for all steps of a sequence.
     `recurrent_dropout`  in training, one mask per sequence on the first part of the state (h) as the cell reads it.
-    `zoneout`            in training, each element of the state keeps its last value with this probability; after `eval()` it
-                         moves by the expected part of its step.
+    `zoneout`            in training, each element of the state keeps its last value with this probability; after
+                         `eval()` it moves by the expected part of its step.
     `return_state`       False returns ys alone.
     `rng`                a generator or seed for the masks.
 
-    Called as `layer(xs, state=None, *, lengths=None, **options)`: `lengths` (B,) as in `scan`, which also takes the options
-    (`truncate`, `checkpoint`, `compiled`). State in and out is the cell's own for one cell, a list for a list.
+    Called as `layer(xs, state=None, *, lengths=None, **options)`: `lengths` (B,) as in `scan`, which also takes the
+    options (`truncate`, `checkpoint`, `compiled`). State in and out is the cell's own for one cell, a list for a list.
 
-    Shapes: xs (T, B, I) or (T, I), ys (T, B, O) or (T, O); trees where the cell has them.
+    Shapes: xs (T, B, I) or (T, I), ys (T, B, O) or (T, O); trees where the cell has them. An array of two axes is
+    always (T, I): only longer ones are turned by `batch_first`.
 
-    Raises: ArgumentError for an odd number of cells with `bidirectional`, or a cell that has no initial state when none is
-    given; ShapeError for layers whose sizes do not chain; what `scan` and the cells raise.
+    Raises: ArgumentError for an odd number of cells with `bidirectional`, or a cell that has no initial state when none
+    is given; ShapeError for layers whose sizes do not chain; what `scan` and the cells raise.
 
     Gradient: that of the loop at every order, also to the state.
 
@@ -56,23 +58,28 @@ class Recurrent(Module):
         (6, 2, 4)
     """
 
-    shown = ("bidirectional=False", "batch_first=False", "dropout=0.0", "variational=False", "recurrent_dropout=0.0", "zoneout=0.0")
+    shown = ("bidirectional=False", "batch_first=False", "dropout=0.0", "variational=False", "recurrent_dropout=0.0",
+             "zoneout=0.0")
 
-    def __init__(self, cells, *, bidirectional=False, batch_first=False, dropout=0.0, variational=False, recurrent_dropout=0.0,
-                 zoneout=0.0, return_state=True, rng=None):
+    def __init__(self, cells, *, bidirectional=False, batch_first=False, dropout=0.0, variational=False,
+                 recurrent_dropout=0.0, zoneout=0.0, return_state=True, rng=None):
         who = f"{type(self).__name__}(…)"
         check_probability(who, dropout=dropout, recurrent_dropout=recurrent_dropout, zoneout=zoneout)
         self.cells, self.single = (list(cells), False) if isinstance(cells, (list, tuple)) else ([cells], True)
         self.directions = 2 if bidirectional else 1
         if not self.cells or len(self.cells) % self.directions:
-            raise ArgumentError(message(who, "the cells do not make whole layers", {"cells": len(self.cells), "per layer": self.directions},
-                                        "Pass one cell per layer and direction: [forward, backward, …] with bidirectional."))
+            raise ArgumentError(message(who, "the cells do not make whole layers",
+                                        {"cells": len(self.cells), "per layer": self.directions},
+                                        "Pass one cell per layer and direction: [forward, backward, …] with "
+                                        "bidirectional."))
         _check_chain(who, self.cells, self.directions)
         self.num_layers = len(self.cells) // self.directions
         if dropout and self.num_layers == 1:
             warnings.warn(f"{who}: dropout={dropout} acts between layers, and there is only one", stacklevel=3)
-        self.bidirectional, self.batch_first, self.return_state = bool(bidirectional), bool(batch_first), bool(return_state)
-        self.dropout, self.variational, self.recurrent_dropout, self.zoneout = dropout, bool(variational), recurrent_dropout, zoneout
+        self.bidirectional, self.batch_first = bool(bidirectional), bool(batch_first)
+        self.dropout, self.variational = dropout, bool(variational)
+        self.recurrent_dropout, self.zoneout = recurrent_dropout, zoneout
+        self.return_state = bool(return_state)
         self.rng = init.generator(rng)
 
     def __call__(self, xs, state=None, *, lengths=None, **options):
@@ -85,8 +92,10 @@ class Recurrent(Module):
         if states is None:
             states = [self._initial_state(cell, xs) for cell in self.cells]
         elif len(states) != len(self.cells):
-            raise ArgumentError(message(f"{type(self).__name__}(xs, state)", "the number of states is not that of the cells",
-                                        {"states": len(states), "cells": len(self.cells)}, "Pass a list with one state per cell."))
+            raise ArgumentError(message(f"{type(self).__name__}(xs, state)",
+                                        "the number of states is not that of the cells",
+                                        {"states": len(states), "cells": len(self.cells)},
+                                        "Pass a list with one state per cell."))
         last = []
         for first in range(0, len(self.cells), self.directions):
             if first and self.training and self.dropout:
@@ -106,7 +115,8 @@ class Recurrent(Module):
 
     def _initial_state(self, cell, xs):
         if not hasattr(cell, "initial_state"):
-            raise ArgumentError(message(f"{type(self).__name__}(xs)", "the cell does not say its initial state", {"cell": getattr(cell, "__name__", type(cell).__name__)},
+            raise ArgumentError(message(f"{type(self).__name__}(xs)", "the cell does not say its initial state",
+                                        {"cell": getattr(cell, "__name__", type(cell).__name__)},
                                         "Pass state=, or give the cell a method initial_state(batch)."))
         return cell.initial_state(trees.flatten(xs)[0][0].shape[1:-1])
 
@@ -143,7 +153,7 @@ def _first_times(state, mask):
 
 
 def _zoned(state, result, mix):
-    """A cell's result with `mix(old, new)` for its floating point state; an output that is a part of the state stays that part."""
+    """A cell's result with `mix(old, new)` for its state; an output that is a part of the state stays that part."""
     new, y = result
     mixed = {}
 
@@ -162,7 +172,8 @@ def _check_chain(who, cells, directions):
         for i, cell in enumerate(layer, first):
             size = getattr(cell, "input_size", None)
             if width is not None and size is not None and size != width:
-                raise ShapeError(message(who, f"cell {i} does not take what the layer before it gives", {f"cells[{i}].input_size": size, "columns given": width},
+                raise ShapeError(message(who, f"cell {i} does not take what the layer before it gives",
+                                         {f"cells[{i}].input_size": size, "columns given": width},
                                          f"Make the cell with input_size={width}."))
         sizes = [cell.output_size for cell in layer if hasattr(cell, "output_size")]
         width = sum(sizes) if len(sizes) == directions else None

@@ -22,12 +22,16 @@ class _Stack(Recurrent):
 
     cell: type
 
-    def __init__(self, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, return_state, dtype, rng, **options):
-        check_sizes(f"{type(self).__name__}(input_size, hidden_size, num_layers)", input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+    def __init__(self, input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, return_state,
+                 dtype, rng, **options):
+        check_sizes(f"{type(self).__name__}(input_size, hidden_size, num_layers)", input_size=input_size,
+                    hidden_size=hidden_size, num_layers=num_layers)
         rng, directions = init.generator(rng), 2 if bidirectional else 1
         sizes = [input_size] + [directions * (options.get("proj_size") or hidden_size)] * (num_layers - 1)
-        cells = [self.cell(size, hidden_size, bias, dtype=dtype, rng=rng, **options) for size in sizes for _ in range(directions)]
-        super().__init__(cells, bidirectional=bidirectional, batch_first=batch_first, dropout=dropout, return_state=return_state, rng=rng)
+        cells = [self.cell(size, hidden_size, bias, dtype=dtype, rng=rng, **options) for size in sizes
+                 for _ in range(directions)]
+        super().__init__(cells, bidirectional=bidirectional, batch_first=batch_first, dropout=dropout,
+                         return_state=return_state, rng=rng)
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bool(bias)
 
     # ---- PyTorch's names ------------------------------------------------------------------------------------
@@ -37,7 +41,8 @@ class _Stack(Recurrent):
 
     def tree_children(self):
         """The parameters of all cells under PyTorch's names."""
-        return {name + suffix: p for cell, suffix in zip(self.cells, self._suffixes()) for name, p in cell.tree_children().items()}
+        return {name + suffix: p for cell, suffix in zip(self.cells, self._suffixes())
+                for name, p in cell.tree_children().items()}
 
     def tree_replace(self, children):
         """A copy with cells that hold these parameters."""
@@ -69,7 +74,8 @@ class _Stack(Recurrent):
     def __call__(self, input, hx=None, *, lengths=None, **options):
         self._check(input, hx)
         parts = None if hx is None else hx if isinstance(hx, (tuple, list)) else (hx,)
-        states = None if parts is None else [row if len(row) > 1 else row[0] for row in zip(*(self._unstacked(part) for part in parts))]
+        rows = None if parts is None else zip(*(self._unstacked(part) for part in parts))
+        states = None if rows is None else [row if len(row) > 1 else row[0] for row in rows]
         output, states = self.run(input, states, lengths, options)
         if not self.return_state:
             return output
@@ -86,10 +92,12 @@ class _Stack(Recurrent):
         who, shape = f"{name}(input, hx)", getattr(input, "shape", ())
         form = "(B, T, I) or (T, I)" if self.batch_first else "(T, B, I) or (T, I)"
         if len(shape) not in (2, 3):
-            raise ShapeError(message(who, "input is not a sequence", {"input": shape or type(input).__name__}, f"Pass an array of shape {form}."))
+            raise ShapeError(message(who, "input is not a sequence", {"input": shape or type(input).__name__},
+                                     f"Pass an array of shape {form}."))
         if shape[-1] != self.input_size:
             remedy = f"Make the layer with input_size={columns(input)}, or feed it {self.input_size} columns."
-            raise ShapeError(message(who, f"input has {columns(input)} columns, this layer was made for {self.input_size}",
+            raise ShapeError(message(who,
+                                     f"input has {columns(input)} columns, this layer was made for {self.input_size}",
                                      {"input": shape, "weight_ih_l0": weight.shape}, remedy))
         if not fits(input, weight):
             raise wrong_dtype(who, "input", input, "weight_ih_l0", weight)
@@ -104,7 +112,9 @@ class _Stack(Recurrent):
         for (part, size), value in zip(names.items(), parts):
             needed = (len(self.cells), *batch, size)
             if getattr(value, "shape", None) != needed:
-                raise ShapeError(message(who, f"{part} does not have the shape of this layer's state", {"input": shape, part: getattr(value, "shape", type(value).__name__), "needed": needed},
+                raise ShapeError(message(who, f"{part} does not have the shape of this layer's state",
+                                         {"input": shape, part: getattr(value, "shape", type(value).__name__),
+                                          "needed": needed},
                                          "Pass one state per layer and direction, for the batch of the input."))
             if not fits(value, weight):
                 raise wrong_dtype(who, part, value, "weight_ih_l0", weight)
@@ -113,18 +123,20 @@ class _Stack(Recurrent):
 class RNN(_Stack):
     """Layers of `RNNCell`: `output, h_n = layer(input, h_0)`, as torch.nn.RNN.
 
-    Called as `layer(input, hx=None, *, lengths=None, **options)`. `lengths` (B,) stands for PyTorch's packed sequences: outputs
-    past a row's end are 0, its state is that of its last step. Options go to `scan`.
+    Called as `layer(input, hx=None, *, lengths=None, **options)`. `lengths` (B,) stands for PyTorch's packed sequences:
+    outputs past a row's end are 0, its state is that of its last step. Options go to `scan`.
 
-    Shapes: input (T, B, I), (B, T, I) with batch_first, or (T, I); output the same with D·H columns, D the number of directions;
-    h_0 and h_n (L·D, B, H). For each layer k, and again with `_reverse`: weight_ih_lk (H, I or D·H), weight_hh_lk (H, H),
-    bias_ih_lk, bias_hh_lk (H,).
+    Shapes: input (T, B, I), (B, T, I) with batch_first, or (T, I); output the same with D·H columns, D the number of
+    directions; h_0 and h_n (L·D, B, H). For each layer k, and again with `_reverse`: weight_ih_lk (H, I or D·H),
+    weight_hh_lk (H, H), bias_ih_lk, bias_hh_lk (H,).
 
-    Raises: DomainError for sizes below 1; ShapeError and DtypeError that name the argument, the parameter and both sizes.
+    Raises: DomainError for sizes below 1; ShapeError and DtypeError that name the argument, the parameter and both
+    sizes.
 
     Gradient: that of the loop at every order; with T = 0 the state goes through unchanged, and so does its gradient.
 
-    Source: torch.nn.RNN. Beyond it: "sigmoid" and "identity", `lengths`, `return_state`, and `rng` for weights and masks.
+    Source: torch.nn.RNN. Beyond it: "sigmoid" and "identity", `lengths`, `return_state`, and `rng` for weights and
+    masks.
 
     Example:
         >>> layer = tg.nn.RNN(3, 5, num_layers=2, bidirectional=True, rng=0)
@@ -136,10 +148,10 @@ class RNN(_Stack):
     cell = RNNCell
     shown = ("input_size", "hidden_size", "num_layers=1", "nonlinearity='tanh'", "bias=True", *Recurrent.shown)
 
-    def __init__(self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True, batch_first=False, dropout=0.0, bidirectional=False,
-                 *, return_state=True, dtype=np.float64, rng=None):
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, return_state, dtype, rng,
-                         nonlinearity=nonlinearity)
+    def __init__(self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True, batch_first=False,
+                 dropout=0.0, bidirectional=False, *, return_state=True, dtype=np.float64, rng=None):
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, return_state,
+                         dtype, rng, nonlinearity=nonlinearity)
         self.nonlinearity = nonlinearity
 
 
@@ -148,12 +160,13 @@ class LSTM(_Stack):
 
     Called as `RNN` is.
 
-    Shapes: input (T, B, I), (B, T, I) with batch_first, or (T, I); output the same with D·H columns, D the number of directions;
-    h_0 and h_n (L·D, B, H), c_0 and c_n too. For each layer k, and again with `_reverse`: weight_ih_lk (4H, I or D·H),
-    weight_hh_lk (4H, H), bias_ih_lk, bias_hh_lk (4H,), gates in the order i, f, g, o. With proj_size P every h has P columns
-    in place of H, and weight_hr_lk is (P, H).
+    Shapes: input (T, B, I), (B, T, I) with batch_first, or (T, I); output the same with D·H columns, D the number of
+    directions; h_0 and h_n (L·D, B, H), c_0 and c_n too. For each layer k, and again with `_reverse`: weight_ih_lk (4H,
+    I or D·H), weight_hh_lk (4H, H), bias_ih_lk, bias_hh_lk (4H,), gates in the order i, f, g, o. With proj_size P every
+    h has P columns in place of H, and weight_hr_lk is (P, H).
 
-    Raises: DomainError for sizes below 1; ShapeError and DtypeError that name the argument, the parameter and both sizes.
+    Raises: DomainError for sizes below 1; ShapeError and DtypeError that name the argument, the parameter and both
+    sizes.
 
     Gradient: that of the loop at every order; with T = 0 the state goes through unchanged, and so does its gradient.
 
@@ -169,23 +182,25 @@ class LSTM(_Stack):
     cell = LSTMCell
     shown = ("input_size", "hidden_size", "num_layers=1", "bias=True", "proj_size=0", *Recurrent.shown)
 
-    def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, proj_size=0,
-                 *, return_state=True, dtype=np.float64, rng=None):
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, return_state, dtype, rng, proj_size=proj_size)
+    def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
+                 bidirectional=False, proj_size=0, *, return_state=True, dtype=np.float64, rng=None):
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, return_state,
+                         dtype, rng, proj_size=proj_size)
         self.proj_size = proj_size
 
 
 class GRU(_Stack):
     """Layers of `GRUCell`: `output, h_n = layer(input, h_0)`, as torch.nn.GRU.
 
-    Called as `RNN` is. The reset gate acts after the product with h; for Cho's form put `GRUCell(…, reset_after=False)` into
-    `Recurrent`.
+    Called as `RNN` is. The reset gate acts after the product with h; for Cho's form put `GRUCell(…, reset_after=False)`
+    into `Recurrent`.
 
-    Shapes: input (T, B, I), (B, T, I) with batch_first, or (T, I); output the same with D·H columns, D the number of directions;
-    h_0 and h_n (L·D, B, H). For each layer k, and again with `_reverse`: weight_ih_lk (3H, I or D·H), weight_hh_lk (3H, H),
-    bias_ih_lk, bias_hh_lk (3H,), gates in the order r, z, n.
+    Shapes: input (T, B, I), (B, T, I) with batch_first, or (T, I); output the same with D·H columns, D the number of
+    directions; h_0 and h_n (L·D, B, H). For each layer k, and again with `_reverse`: weight_ih_lk (3H, I or D·H),
+    weight_hh_lk (3H, H), bias_ih_lk, bias_hh_lk (3H,), gates in the order r, z, n.
 
-    Raises: DomainError for sizes below 1; ShapeError and DtypeError that name the argument, the parameter and both sizes.
+    Raises: DomainError for sizes below 1; ShapeError and DtypeError that name the argument, the parameter and both
+    sizes.
 
     Gradient: that of the loop at every order; with T = 0 the state goes through unchanged, and so does its gradient.
 
@@ -201,6 +216,7 @@ class GRU(_Stack):
     cell = GRUCell
     shown = ("input_size", "hidden_size", "num_layers=1", "bias=True", *Recurrent.shown)
 
-    def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
-                 *, return_state=True, dtype=np.float64, rng=None):
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, return_state, dtype, rng)
+    def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0,
+                 bidirectional=False, *, return_state=True, dtype=np.float64, rng=None):
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, return_state,
+                         dtype, rng)

@@ -1,7 +1,7 @@
 """Variants: cells of twenty lines, to be read as examples: minimal gated unit, IndRNN, layer-norm LSTM.
 
-Knows their equations. Refuses everything else, as a cell of yours may: parameters, a check, the equations. Below
-it: ops, cell, functional.
+Knows their equations. Refuses everything else, as a cell of yours may: parameters, a check, the equations.
+Below it: ops, cell, functional.
 """
 
 import numpy as np
@@ -78,7 +78,8 @@ class LayerNormLSTMCell(Cell):
 
     N is `functional.layer_norm`; scales start at 1, shifts at 0. The shifts of the first two would only repeat b_ih.
 
-    Shapes: x (…, I), h and c (…, H); weight_ih (4H, I), weight_hh (4H, H), bias_ih, scale_ih, scale_hh (4H,), scale_c, bias_c (H,).
+    Shapes: x (…, I), h and c (…, H); weight_ih (4H, I), weight_hh (4H, H), bias_ih, scale_ih, scale_hh (4H,), scale_c,
+    bias_c (H,).
 
     Raises: DomainError for sizes below 1; ArgumentError, ShapeError and DtypeError for a call that does not fit.
 
@@ -94,16 +95,16 @@ class LayerNormLSTMCell(Cell):
         super().__init__(input_size, hidden_size)
         H = hidden_size
         self.state_sizes = {"h": H, "c": H}
-        self.add(dtype, rng, weight_ih=(4 * H, input_size), weight_hh=(4 * H, H), bias_ih=(4 * H,), scale_ih=(4 * H,), scale_hh=(4 * H,),
-                 scale_c=(H,), bias_c=(H,))
+        self.add(dtype, rng, weight_ih=(4 * H, input_size), weight_hh=(4 * H, H), bias_ih=(4 * H,),
+                 scale_ih=(4 * H,), scale_hh=(4 * H,), scale_c=(H,), bias_c=(H,))
         for p, value in ((self.scale_ih, 1), (self.scale_hh, 1), (self.scale_c, 1), (self.bias_c, 0)):
             p.data = np.full(p.shape, value)
 
     def __call__(self, state, x):
         self.check(state, x)
         h, c = state
-        z = layer_norm(x @ self.weight_ih.T, self.scale_ih, self.bias_ih) + layer_norm(h @ self.weight_hh.T, self.scale_hh)
-        i, f, g, o = split(z, 4, -1)
+        z = layer_norm(x @ self.weight_ih.T, self.scale_ih, self.bias_ih)
+        i, f, g, o = split(z + layer_norm(h @ self.weight_hh.T, self.scale_hh), 4, -1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h = sigmoid(o) * tanh(layer_norm(c, self.scale_c, self.bias_c))
         return (h, c), h

@@ -23,12 +23,15 @@ def named(parameters):
     """
     if hasattr(parameters, "named_parameters"):
         parameters = parameters.named_parameters()
-    pairs = list(parameters.items() if isinstance(parameters, dict) else [parameters] if isinstance(parameters, Tensor) else parameters)
+    if isinstance(parameters, dict):
+        parameters = parameters.items()
+    pairs = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     found = dict(pair if isinstance(pair, tuple) else (str(i), pair) for i, pair in enumerate(pairs))
     wrong = [name for name, p in found.items() if not isinstance(p, Tensor)]
     if wrong or not found:
         what = f"{wrong[0]} is not a Tensor" if wrong else "there are no parameters"
-        raise ArgumentError(message("named(parameters)", what, {"parameters": len(found)}, "Pass model.parameters(), or the model."))
+        raise ArgumentError(message("named(parameters)", what, {"parameters": len(found)},
+                                    "Pass model.parameters(), or the model."))
     return found
 
 
@@ -37,17 +40,19 @@ def check_finite(who, parameters):
     for name, p in parameters.items():
         if p.grad is not None and not np.isfinite(p.grad).all():
             bad = p.grad[~np.isfinite(p.grad)]
-            raise NonFiniteError(message(who, f"the gradient of parameter {name} is not finite", {name: p.shape, "elements": f"{bad.size} of {p.size}", "first": bad.flat[0]},
-                                         "Nothing was changed. Look for the first non-finite value, lower the learning rate, or clip earlier."))
+            raise NonFiniteError(message(who, f"the gradient of parameter {name} is not finite",
+                                         {name: p.shape, "elements": f"{bad.size} of {p.size}", "first": bad.flat[0]},
+                                         "Nothing was changed. Look for the first non-finite value, lower the learning "
+                                         "rate, or clip earlier."))
 
 
 def clip_grad_norm_(parameters, max_norm, norm_type=2.0):
-    """Scale all gradients together so that the norm of all their elements is at most `max_norm`; returns the norm before.
+    """Scale all gradients together, so that the norm of all their elements is at most `max_norm`.
 
-    As in PyTorch the scale is max_norm / (norm + 1e-6), and 1 where that is above 1.
+    Returns the norm before. As in PyTorch the scale is max_norm / (norm + 1e-6), and 1 where that is above 1.
 
-    Raises: NonFiniteError, which names the parameter, for a gradient that is NaN or infinite: the scale would turn every
-    gradient into NaN (PyTorch does that). No gradient is changed then. DomainError for a norm that is not one.
+    Raises: NonFiniteError, which names the parameter, for a gradient that is NaN or infinite: the scale would turn
+    every gradient into NaN (PyTorch does that). No gradient is changed then. DomainError for a norm that is not one.
 
     Source: Pascanu et al., "On the difficulty of training recurrent neural networks" (2013).
 
@@ -59,7 +64,9 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0):
     """
     who, found = "clip_grad_norm_(parameters, max_norm)", named(parameters)
     if not (max_norm >= 0 and norm_type > 0):
-        raise DomainError(message(who, "max_norm or norm_type is out of range", {"max_norm": max_norm, "norm_type": norm_type}, "Pass max_norm ≥ 0 and norm_type > 0."))
+        raise DomainError(message(who, "max_norm or norm_type is out of range",
+                                  {"max_norm": max_norm, "norm_type": norm_type},
+                                  "Pass max_norm ≥ 0 and norm_type > 0."))
     check_finite(who, found)
     grads = [p.grad for p in found.values() if p.grad is not None]
     top = max((float(np.abs(g).max(initial=0)) for g in grads), default=0.0)
@@ -86,7 +93,8 @@ def clip_grad_value_(parameters, clip_value):
         [6.0, -10.0]
     """
     if not clip_value >= 0:
-        raise DomainError(message("clip_grad_value_(parameters, clip_value)", "clip_value is negative", {"clip_value": clip_value}, "Pass clip_value ≥ 0."))
+        raise DomainError(message("clip_grad_value_(parameters, clip_value)", "clip_value is negative",
+                                  {"clip_value": clip_value}, "Pass clip_value ≥ 0."))
     for p in named(parameters).values():
         if p.grad is not None:
             p.grad = np.clip(p.grad, -clip_value, clip_value)

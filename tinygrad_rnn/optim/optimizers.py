@@ -21,8 +21,8 @@ class Optimizer:
 
     `lr` may be assigned between steps; schedules do.
 
-    Raises: ArgumentError for no parameters, DomainError for a setting out of range; `step` raises NonFiniteError that names the
-    parameter, before anything is changed, when a gradient is NaN or infinite.
+    Raises: ArgumentError for no parameters, DomainError for a setting out of range; `step` raises NonFiniteError that
+    names the parameter, before anything is changed, when a gradient is NaN or infinite.
 
     Example:
         >>> w = tg.tensor([1.0], requires_grad=True)
@@ -40,7 +40,8 @@ class Optimizer:
             numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if v is not None]
             below_one = name in ("betas", "alpha")
             if any(not (0 <= v and (v < 1 or not below_one)) for v in numbers):
-                raise DomainError(message(who, f"{name} is out of range", {name: value}, f"Pass {name} at least 0{' and below 1' if below_one else ''}."))
+                raise DomainError(message(who, f"{name} is out of range", {name: value},
+                                          f"Pass {name} at least 0{' and below 1' if below_one else ''}."))
 
     if TYPE_CHECKING:  # settings are attributes
         def __getattr__(self, name: str) -> Any: ...
@@ -68,7 +69,8 @@ class Optimizer:
 
     def state_dict(self):
         """A flat dict of arrays, "lr" and "name/what is remembered": what `load_state_dict` and `tg.files` take."""
-        rows = {f"{name}/{key}": np.array(value) for name, memory in self.memory.items() for key, value in memory.items()}
+        rows = {f"{name}/{key}": np.array(value)
+                for name, memory in self.memory.items() for key, value in memory.items()}
         return {"lr": np.array(self.lr, float), **rows}
 
     def load_state_dict(self, state):
@@ -83,11 +85,13 @@ class Optimizer:
             if key == "lr":
                 continue
             if name not in memory:
-                raise StateError(message(who, f"{key} belongs to no parameter of this optimiser", {"parameters": ", ".join(memory)}, "Make the optimiser for the same model."))
+                raise StateError(message(who, f"{key} belongs to no parameter of this optimiser",
+                                         {"parameters": ", ".join(memory)}, "Make the optimiser for the same model."))
             if value.ndim and value.shape != self.parameters[name].shape:
-                raise ShapeError(message(who, f"{key} has another shape than its parameter", {key: value.shape, name: self.parameters[name].shape},
+                raise ShapeError(message(who, f"{key} has another shape than its parameter",
+                                         {key: value.shape, name: self.parameters[name].shape},
                                          "Make the optimiser for the same model."))
-            memory[name][what] = value.astype(self.parameters[name].dtype) if value.ndim or what != "step" else int(value)
+            memory[name][what] = int(value) if what == "step" else value.astype(self.parameters[name].dtype)
         self.memory, self.lr = memory, float(state.get("lr", self.lr))
 
 
@@ -102,13 +106,15 @@ def _decayed(mean, g, beta):
 
 
 class SGD(Optimizer):
-    """Gradient descent, with momentum μ: b = μ b + (1 − dampening) g (at first b = g), p = p − lr b; Nesterov's takes g + μ b.
+    """Gradient descent: p = p − lr g.
 
+    With momentum μ: b = μ b + (1 − dampening) g, at first b = g, and p = p − lr b; Nesterov's takes g + μ b for b.
     Weight decay λ adds λ p to the gradient.
 
     Raises: DomainError for a setting out of range, or `nesterov` without momentum or with dampening.
 
-    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013); torch.optim.SGD.
+    Source: Sutskever et al., "On the importance of initialization and momentum in deep learning" (2013);
+    torch.optim.SGD.
 
     Example:
         >>> w = tg.tensor([1.0], requires_grad=True)
@@ -118,9 +124,11 @@ class SGD(Optimizer):
     """
 
     def __init__(self, params, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False):
-        super().__init__(params, lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov)
+        super().__init__(params, lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay,
+                         nesterov=nesterov)
         if nesterov and (not momentum or dampening):
-            raise DomainError(message("SGD(…)", "nesterov needs momentum and no dampening", {"momentum": momentum, "dampening": dampening}, "Pass momentum=0.9."))
+            raise DomainError(message("SGD(…)", "nesterov needs momentum and no dampening",
+                                      {"momentum": momentum, "dampening": dampening}, "Pass momentum=0.9."))
 
     def update(self, p, g, memory):
         g = g + self.weight_decay * p if self.weight_decay else g
@@ -146,7 +154,8 @@ class RMSProp(Optimizer):
     """
 
     def __init__(self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False):
-        super().__init__(params, lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum, centered=centered)
+        super().__init__(params, lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum,
+                         centered=centered)
 
     def update(self, p, g, memory):
         g = g + self.weight_decay * p if self.weight_decay else g
@@ -164,7 +173,9 @@ RMSprop = RMSProp  # as PyTorch spells it
 
 
 class Adagrad(Optimizer):
-    """Steps divided by the root of the sum of all squares: s = s + g², p = p − lr / (1 + (t − 1) lr_decay) g / (√s + ε).
+    """Steps divided by the root of the sum of all squares.
+
+    s = s + g²;  p = p − lr / (1 + (t − 1) lr_decay) g / (√s + ε)
 
     Source: Duchi et al., "Adaptive subgradient methods" (2011); torch.optim.Adagrad.
 
@@ -176,7 +187,8 @@ class Adagrad(Optimizer):
     """
 
     def __init__(self, params, lr=1e-2, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10):
-        super().__init__(params, lr, lr_decay=lr_decay, weight_decay=weight_decay, initial_accumulator_value=initial_accumulator_value, eps=eps)
+        super().__init__(params, lr, lr_decay=lr_decay, weight_decay=weight_decay,
+                         initial_accumulator_value=initial_accumulator_value, eps=eps)
 
     def update(self, p, g, memory):
         g = g + self.weight_decay * p if self.weight_decay else g
@@ -219,7 +231,9 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam whose weight decay λ acts on the parameter and not through the gradient: p = p (1 − lr λ) − lr (Adam's direction).
+    """Adam whose weight decay λ acts on the parameter and not through the gradient.
+
+    p = p (1 − lr λ) − lr (Adam's direction)
 
     Source: Loshchilov and Hutter, "Decoupled weight decay regularization" (2017); torch.optim.AdamW.
 

@@ -86,7 +86,8 @@ def LinearLR(optimizer, start_factor=1 / 3, end_factor=1.0, total_iters=5):
         >>> schedule.step(); optimizer.lr
         0.25
     """
-    return Schedule(optimizer, lambda lr, t: lr * (start_factor + (end_factor - start_factor) * min(t, total_iters) / total_iters))
+    return Schedule(optimizer, lambda lr,
+                    t: lr * (start_factor + (end_factor - start_factor) * min(t, total_iters) / total_iters))
 
 
 def CosineAnnealingLR(optimizer, T_max, eta_min=0.0):
