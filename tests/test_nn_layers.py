@@ -172,6 +172,24 @@ def test_noise_is_one_mask_per_forward(options):
     assert np.array_equal(layer(x)[0].numpy(), layer(x)[0].numpy())
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_noise_with_lengths_and_directions(compiled):
+    """Rows that end early: no gradient to the padding, and that of the masks of this forward to the rest."""
+    rng, lengths = np.random.default_rng(0), np.array([4, 1])
+    cells = [tg.nn.GRUCell(3, 4, rng=rng), tg.nn.GRUCell(3, 4, rng=rng), tg.nn.LSTMCell(8, 2, rng=rng), tg.nn.LSTMCell(8, 2, rng=rng)]
+    layer = tg.nn.Recurrent(cells, bidirectional=True, dropout=0.3, recurrent_dropout=0.3, zoneout=0.3, rng=1)
+    x, v = rng.normal(size=(2, 4, 2, 3))
+    start = copy.deepcopy(layer.rng.bit_generator.state)
+
+    def loss(x):
+        layer.rng.bit_generator.state = copy.deepcopy(start)
+        return tg.sum(tg.sin(layer(x, lengths=lengths, compiled=compiled)[0]))
+
+    g, h = tg.grad(loss)(x).numpy(), 1e-5
+    np.testing.assert_allclose(np.sum(g * v), (float(loss(x + h * v)) - float(loss(x - h * v))) / (2 * h), rtol=1e-6)
+    assert not g[1:, 1].any() and g[0, 1].any() and g[3, 0].any()
+
+
 @pytest.mark.parametrize("options", NOISES)
 def test_one_seed_one_run(options):
     """Weights, masks and ten steps of training, bit for bit."""

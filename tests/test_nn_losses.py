@@ -229,6 +229,16 @@ def test_dropout_in_a_traced_cell_is_an_error():
     assert state.shape == (3,)
 
 
+def test_dropout_in_a_checkpointed_function_is_an_error():
+    """Its second run would draw another mask: a silently wrong gradient. A mask that is passed in is right."""
+    drop, x = tg.nn.Dropout(0.5, rng=0), np.arange(1.0, 11.0)
+    _, pullback = tg.vjp(tg.checkpoint(lambda x: drop(x) * x), x)
+    with pytest.raises(tg.errors.GradientError, match="the second run gave other values than the first"):
+        pullback(np.ones(10))
+    mask = F.dropout_mask(0, (10,), 0.5)
+    np.testing.assert_array_equal(tg.grad(lambda x: tg.sum(tg.checkpoint(lambda x, mask: mask * x * x)(x, mask)))(x), 2 * mask * x)
+
+
 # ---- initialisers -------------------------------------------------------------------------------------------
 
 
