@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+from .errors import TraceError, message
 from .tensor import Leaf, Tensor, mode
 
 SPELLED = frozenset((0, 1, 2, 3, 4, -1, -2, 0.0, 0.5, 1.0, 2.0, -1.0, 0.25, 3.0, 4.0))
@@ -100,6 +101,15 @@ def _needed(calls, outputs):
     return kept[::-1]
 
 
+class Mark:
+    """What a Tensor made in a trace carries: a trace that is over has no Tensors any more."""
+
+    __slots__ = ("name", "live")
+
+    def __init__(self, name):
+        self.name, self.live = name, True
+
+
 class Tracer:
     """A recorder that owns the values of one run of a function.
 
@@ -111,7 +121,7 @@ class Tracer:
     tracing = True
 
     def __init__(self, name, literals=None):
-        self.name, self.literals = name, literals
+        self.name, self.literals, self.mark = name, literals, Mark(name)
         self.calls, self.closed, self.key = [], [], []
         self._values, self._numbers, self._alive, self._objects, self._inner = {}, {}, [], [], set()
 
@@ -123,7 +133,9 @@ class Tracer:
         array = array.view()  # one array passed twice is two inputs
         value = self._new(array, name)
         self._inner.add(id(array))
-        return value, Tensor(array, Leaf(array.shape, array.dtype) if tracked and array.dtype.kind == "f" else None)
+        tensor = Tensor(array, Leaf(array.shape, array.dtype) if tracked and array.dtype.kind == "f" else None)
+        tensor._trace = self.mark
+        return value, tensor
 
     def _new(self, array, name=""):
         value = self._values[id(array)] = Value(array.shape, array.dtype, name, len(self._alive))
@@ -143,6 +155,11 @@ class Tracer:
         return self._close(obj, np.asarray(obj))
 
     def _close(self, obj, array):
+        mark = getattr(obj, "_trace", None)
+        if mark is not None and not mark.live:
+            raise TraceError(message("scan(cell, state, xs)", "the cell uses a Tensor that an earlier trace made",
+                                     {"cell": self.name, "made in": mark.name, "shape": obj.shape},
+                                     "Return what a later call needs in state or y: a traced value stands for one step only."))
         value = self._new(array)
         self.closed.append((value, obj))
         self._objects.append(obj)
@@ -182,12 +199,13 @@ class Tracer:
         if not any(type(t) is Tensor for t in tensors):
             return op.apply(tensors, statics, False)
         y = op.apply(tensors, statics, mode.get().grad)
-        values = tuple([self._result(out._array) for out in (y if type(y) is tuple else (y,))])
+        values = tuple([self._result(out) for out in (y if type(y) is tuple else (y,))])
         self.calls.append(Call(op, tuple(refs), statics, values))
         self.key.append((op, *[r.number if type(r) is Value else (r,) for r in refs], *map(frozen, statics.values())))
         return y
 
-    def _result(self, array):
+    def _result(self, tensor):
+        tensor._trace, array = self.mark, tensor._array
         self._inner.add(id(array))
         return self._new(array)
 

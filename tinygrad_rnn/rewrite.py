@@ -172,6 +172,10 @@ class _Rewriter:
         return _Form(b.const if a.const is None else a.const if b.const is None else self.plus(a.const, b.const), terms)
 
     def plus(self, a, b):
+        for x, y in ((a, b), (b, a)):
+            call = self.maker.get(y) if isinstance(y, Value) else None
+            if call is not None and call.op is negative:
+                return self.emit(subtract, x, call.args[0])
         return a + b if not isinstance(a, (Value, np.ndarray)) and not isinstance(b, (Value, np.ndarray)) else self.emit(add, a, b)
 
     def times(self, a, b):
@@ -211,6 +215,8 @@ class _Rewriter:
 
     def takes(self, weight, product, k):
         """Whether a factor k of a product can go into its right factor."""
+        if isinstance(weight, np.ndarray):
+            return isinstance(k, (int, float))
         if not (isinstance(weight, Value) and len(weight.shape) == 2 and weight in self.consts):
             return False
         shape = () if not isinstance(k, (Value, np.ndarray)) else k.shape
@@ -246,8 +252,17 @@ class _Rewriter:
     def product(self, u, k):
         call = self.maker.get(u)
         if call is not None and call.op is matmul and self.uses.get(u, 1) == 1 and self.fixed(k) and self.takes(call.args[1], u, k):
-            return self.emit(matmul, call.args[0], self.times(call.args[1], k), shape=u.shape)
+            return self.emit(matmul, call.args[0], self.weighted(call.args[1], k), shape=u.shape, like=u)
         return self.emit(multiply, u, k, shape=u.shape)
+
+    def weighted(self, weight, k):
+        """A right factor times k; one that a rewriting made is made anew."""
+        if not isinstance(weight, np.ndarray):
+            return self.times(weight, k)
+        key = "weighted", id(weight), k
+        if key not in self.seen:
+            self.seen[key] = weight, weight * k
+        return self.seen[key][1]
 
     def made(self, value):
         """The new value for an old one."""
@@ -314,23 +329,35 @@ class _Rewriter:
             self.forms[out] = _Form(None, [(self.made(out), None)])
             return True
         if name == "reshape":
+            if out.shape == x.shape:
+                self.forms[out] = self.forms.get(x) or _Form(None, [(self.made(x), None)])
+                self.carried.add(out)
+                return True
             inner = self.maker.get(self.value.get(x))
             if inner is None or inner.op.name != "sum" or self.uses.get(x) != 1 or inner.statics["keepdims"]:
                 return False
             y = inner.args[0]
             if not self._last_axis(inner.statics["axis"], y) or out.shape != (*y.shape[:-1], 1):
                 return False
-            self.value[out] = self.column(y, 1.0, out)
+            negated = self.maker.get(y)
+            sign = negated is not None and negated.op is negative
+            self.value[out] = self.column(negated.args[0] if sign else y, -1.0 if sign else 1.0, out)
             self.carried.add(out)
             return True
-        x = self.made(x)
+        form = self.forms.get(x)
+        if form is not None and x not in self.value and self.uses.get(x) == 1 and form.const is None and form.size() == 1 and isinstance(
+                form.terms[0][1], (int, float)) and form.terms[0][0].shape == x.shape and name != "var":
+            (base, factor), = form.terms
+        else:
+            base, factor = self.made(x), 1.0
+        x = base
         if not call.statics["keepdims"] or not self._last_axis(call.statics["axis"], x) or out.dtype != x.dtype or out.dtype.kind != "f":
             return False
         n = x.shape[-1]
         if name == "var":
             d = self.emit(subtract, x, self.column(x, 1 / n, out), shape=x.shape)
             x, n = self.emit(multiply, d, d), n - call.statics["ddof"]
-        self.value[out] = self.column(x, 1.0 if name == "sum" else 1 / n, out)
+        self.value[out] = self.column(x, (1.0 if name == "sum" else 1 / n) * factor, out)
         self.carried.add(out)
         return True
 

@@ -222,10 +222,13 @@ class Trace:
         self.values = [value for value, _ in inputs]
         tensors = [tensor for _, tensor in inputs]
         n = len(states)
-        with switched(grad=False, recorder=tracer):
-            before = trees.unflatten(structure, tensors[:n])
-            called = cell if watch is None else watch(cell)
-            after, y = checked(called(before, trees.unflatten(xs_structure, tensors[n:])), before, structure, t)
+        try:
+            with switched(grad=False, recorder=tracer):
+                before = trees.unflatten(structure, tensors[:n])
+                called = cell if watch is None else watch(cell)
+                after, y = checked(called(before, trees.unflatten(xs_structure, tensors[n:])), before, structure, t)
+        finally:
+            tracer.mark.live = False
         self.after = trees.flatten(after)[0]
         ys, self.y_structure = trees.flatten(y)
         self.states, self.ys = [tracer.value(leaf) for leaf in self.after], [tracer.value(leaf) for leaf in ys]
@@ -306,11 +309,15 @@ def _with_lengths(cell, state, xs, lengths, T):
                                      "Give every leaf of xs the shape (T, B, …)."))
         plain = stop_gradient(x)
         plain = plain._array if isinstance(plain, Tensor) else np.asarray(plain)
-        return where(_against(active, x), x, plain[times, rows])
+        return where(_against(active, x), x, plain[times, rows] if lengths.any() else np.ones_like(plain))
 
     def masked(state, x_and_active):
         x, active = x_and_active
         new, y = checked(cell(state, x), state, structure, step.get() or 0)
+        for name, leaf in zip(trees.paths(y, "y"), trees.flatten(y)[0]):
+            if np.shape(leaf)[:1] != (B,):
+                raise ShapeError(message(_WHO, f"{name} has no batch axis of the size of lengths", {name: np.shape(leaf), "lengths": (B,)},
+                                         "Return outputs of shape (B, …), so that those past a row's end can be zero."))
         held = trees.map(lambda a, b: where(_against(active, a), a, b), new, state)
         return held, trees.map(lambda leaf: where(_against(active, leaf), leaf, 0.0), y)
 

@@ -59,6 +59,8 @@ def spell(call, args, out=None):
     special = _SPECIAL.get(op.name) if ours(op) else None
     if special is not None:
         return special(args, statics, call)
+    if "loop" in statics:  # a scan inside a cell is a function of its own
+        return f"{statics['loop'].name}({', '.join([_item(statics['T']), *names])})" + "[0]" * (len(call.outs) == 1), ATOM
     if out is None and ours(op) and op.name in _INFIX:
         sign = _INFIX[op.name]
         rank = _RANK[sign]
@@ -75,7 +77,17 @@ def spell(call, args, out=None):
 
 def called(op):
     """The name under which a source calls the op: NumPy's, where that is the same thing, or the kernel's own."""
-    return f"np.{op.name}" if is_numpy(op) else op.name
+    if is_numpy(op):
+        return f"np.{op.name}"
+    if ours(op):
+        return op.name
+    seen = _strangers.setdefault(op.name, [registry[op.name]] if op.name in registry else [])
+    if op not in seen:
+        seen.append(op)
+    return op.name + (str(seen.index(op) + 1) if seen[0] is not op else "")
+
+
+_strangers = {}  # name -> ops of that name, the library's own first: two that differ must not be spelled alike
 
 
 def is_numpy(op):
@@ -166,9 +178,11 @@ _SPECIAL = {
 
 def kernels(calls):
     """The kernels that a source of these calls needs beside NumPy: {name: function}."""
-    found = {call.op.name: call.op.forward for call in calls
-             if not is_numpy(call.op) and not (ours(call.op) and call.op.name in _SPECIAL)}
+    found = {called(call.op): call.op.forward for call in calls
+             if not is_numpy(call.op) and not (ours(call.op) and call.op.name in _SPECIAL) and "loop" not in call.statics}
     for call in calls:
+        if "loop" in call.statics:
+            found[call.statics["loop"].name] = call.statics["loop"].function
         if call.op.name == "scatter_add" and ours(call.op):
             function = added_at if len(call.args) > 1 else placed_at
             found[function.__name__] = function
@@ -185,7 +199,9 @@ def kernel_text(functions):
         done[name] = function
         for other in function.__code__.co_names:
             found = function.__globals__.get(other)
-            if inspect.isfunction(found) and found.__module__ == function.__module__:
+            if isinstance(found, np.ndarray):
+                texts.append(array_text(other, found))
+            elif inspect.isfunction(found) and (found.__module__ == function.__module__ or hasattr(function, "source")):
                 add(other, found)
             elif hasattr(found, "forward") and found is not function:
                 add(other, found.forward)
@@ -196,7 +212,14 @@ def kernel_text(functions):
     return "\n\n".join(texts)
 
 
+def array_text(name, array):
+    """An assignment that makes the array again."""
+    return f"{name} = np.array({array.tolist()!r}, np.{array.dtype.name}).reshape({array.shape})"
+
+
 def _definition(name, function):
+    if hasattr(function, "source"):
+        return re.sub(r"def \w+\(", f"def {name}(", function.source, count=1)
     lines = textwrap.dedent(inspect.getsource(function)).splitlines()
     start = next(i for i, line in enumerate(lines) if line.lstrip().startswith("def "))
     text = "\n".join(lines[start:])

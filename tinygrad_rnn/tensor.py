@@ -130,7 +130,7 @@ class Tensor:
         array([2., 4.])
     """
 
-    __slots__ = ("_array", "_node", "trace", "__weakref__")  # `trace` is set by a tracing recorder alone, on what it makes
+    __slots__ = ("_array", "_node", "_trace", "__weakref__")  # `_trace` is set by a tracing recorder alone, on what it makes
     __hash__ = object.__hash__
     numpy_table = {  # NumPy function -> function on Tensors; declaring an op adds its own
         np.shape: lambda t: t.shape,

@@ -1,0 +1,555 @@
+"""The text of a loop: NumPy source in which nothing is allocated per step.
+
+Knows where every result is kept (a slice of a stack that holds all steps, a buffer that the next step writes again, the
+state of the next step) and writes one NumPy call a line into that place. What is computed before the loop and read only
+in it is computed for a block of steps that stays in the cache. Refuses to know what may leave the loop (`schedule`) and
+how the body could make fewer calls (`rewrite`). Below it: schedule, spelling.
+"""
+
+import keyword
+import math
+import re
+
+import numpy as np
+
+from .program import Value
+from .schedule import SAMPLE, Schedule
+from .spelling import ATOM, Steps, kernels, ours, spell
+
+BLOCK_BYTES = 1 << 18  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
+SPREAD = 1 << 16  # elements up to which a constant is worth spreading over the rows of a batch
+
+
+class Source:
+    """The text of a loop as a Python function `run(T, states…, xs…, consts…) -> (states…, ys…, sums…)`.
+
+    `names` and `sequences` name the inputs, `taken` says which names are not free. `body` holds the lines, `inputs` and
+    `results` the texts of what goes in and comes out, `constants` the arrays that the text speaks of.
+    """
+
+    def __init__(self, loop, names=None, sequences=None, taken=()):
+        self.loop, self.s = loop, Schedule(loop)
+        self.schedule = self.s
+        self.names = {(v, ""): name for v, name in (names or {}).items()}
+        self.taken, self.constants, self.short = {"T", "np", "run", "n", "part", "start", *taken}, {}, {}
+        self.body = self.lines = []
+        self._live()
+        self.calls = [c for c in (*self.s.once, *self.s.before, *self.s.inside, *self.s.after) if self.live(c)]
+        self._makers = {v: call for call in self.calls for v in call.outs}
+        self._write(sequences)
+
+    def compile(self):
+        """The function."""
+        scope = {"np": np, **self.constants, **kernels(self.calls)}
+        exec(compile(self.text, "<loop>", "exec"), scope)
+        scope["run"].source = self.text
+        return scope["run"]
+
+    @property
+    def text(self):
+        """The source."""
+        results = "".join(r + ", " for r in self.results)
+        return "\n".join([f"def run({', '.join(['T', *self.inputs])}):", *self.body, f"    return ({results})"]) + "\n"
+
+    # ---- names --------------------------------------------------------------------------------------------------
+
+    def name(self, value, suffix=""):
+        """The name of a value; a new one on first use."""
+        if (value, suffix) not in self.names:
+            word = re.sub(r"\W+", "_", value.name or "v").strip("_") or "v"
+            self.names[value, suffix] = self.fresh(f"{'v' if word[0].isdigit() else ''}{word}{suffix}")
+        return self.names[value, suffix]
+
+    def fresh(self, word):
+        """`word`, with a number behind it if it is taken."""
+        if word in self.taken or keyword.iskeyword(word):
+            word = next(f"{word}{i}" for i in range(1, 10**6) if f"{word}{i}" not in self.taken)
+        self.taken.add(word)
+        return word
+
+    def arg(self, arg):
+        """(text, rank) of an argument: a name, a number, or the name of an array that a rule made."""
+        if isinstance(arg, Value):
+            return self.name(arg), ATOM
+        if isinstance(arg, Steps):
+            return "T", ATOM
+        if isinstance(arg, (bool, int, float)):
+            return (repr(arg), ATOM) if arg == arg and abs(arg) != float("inf") else (f"float('{arg}')", ATOM)
+        return self.constant(arg, "constant"), ATOM
+
+    def constant(self, array, word):
+        """The name under which an array is bound."""
+        for name, known in self.constants.items():
+            if known is array:
+                return name
+        name = self.fresh(word)
+        self.constants[name] = array
+        return name
+
+    def scalar(self, number, dtype):
+        """A number as a bound array without axes: NumPy would convert a Python number at every call."""
+        key = "number", repr(number), dtype
+        if key not in self.names:
+            word = {0.0: "zero", 0.5: "half", 1.0: "one", 2.0: "two", -1.0: "minus_one"}.get(number, "number")
+            self.names[key] = self.constant(np.array(number, dtype), word)
+        return self.names[key]
+
+    # ---- the parts ----------------------------------------------------------------------------------------------
+
+    def put(self, line, depth=1):
+        self.lines.append("    " * depth + line)
+
+    def live(self, call):
+        """Whether anything needs the call."""
+        return not self.alive.isdisjoint(call.outs)
+
+    def _live(self):
+        s = self.s
+        results = [*s.outputs, *s.sums, *(s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value))]
+        self.alive = {v for v in results if isinstance(v, Value)} | {v for c in s.inside for v in c.outs}
+        outside = set(self.alive)  # what is read by others than the loop
+        for call in reversed([*s.once, *s.before, *s.inside, *s.after]):
+            if call in s.inside or self.live(call):
+                for a in call.inputs:
+                    self.alive |= {a, s.stacked.get(a, a)}
+        self.blocked = []
+        for call in s.after:
+            if self.live(call):
+                outside.update(call.inputs)
+        for call in reversed([c for c in s.before if self.live(c)]):
+            if outside.isdisjoint(call.outs):
+                self.blocked.append(call)
+            else:
+                outside.update(call.inputs)
+        self.blocked.reverse()
+
+    def _write(self, sequences):
+        s, loop = self.s, self.loop
+        initial = [self.names.get((v, "")) or self.name(v, "0") for v in loop.states]
+        for v in loop.states:
+            self.names.pop((v, ""), None)
+        for v in loop.xs:
+            self.names[s.stacked[v], ""] = sequences[v] if sequences else self.name(v, "s")
+        self.inputs = [*initial, *(self.names[s.stacked[v], ""] for v in loop.xs), *(self.name(v) for v in loop.consts)]
+        whole = [c for c in s.before if self.live(c) and c not in self.blocked]
+        self._straight([c for c in s.once if self.live(c)], "once")
+        self._straight(whole, "before the loop: depends on the inputs only")
+        self._loop(initial)
+        self._straight([c for c in s.after if self.live(c)], "after the loop")
+        if self.short:
+            words = sorted(self.short)
+            self.lines.insert(0, f"    {', '.join(self.short[w] for w in words)} = {', '.join(f'np.{w}' for w in words)}")
+        self.results = [*self.finals, *self._stacked_results(), *(self.arg(v)[0] for v in s.sums)]
+
+    def _straight(self, calls, title):
+        """Calls outside the loop: one expression a line."""
+        if calls:
+            self.put(f"# {title}")
+        rows = {a for c in self.s.inside if c.op.name == "matmul" and isinstance(c.args[1], Value) for a in c.args[1:]
+                if isinstance(c.args[0], Value) and c.args[0].shape[:-1] not in ((), (1,))}
+        for call in calls:
+            text, _ = spell(call, [self.arg(a) for a in call.args])
+            if call.op.name == "transpose" and call.outs[0] in rows:
+                text = f"np.ascontiguousarray({text})"  # products of many rows with a transposed view take twice as long
+            self.put(f"{', '.join(self.name(v) for v in call.outs)} = {text}")
+
+    def _stacked_results(self):
+        """The stacked outputs. A view of an input is copied; and, where a person will hold the results as plain arrays, so
+        is what shares memory with another result."""
+        out, seen, sequences = [], set(), {self.s.stacked[v] for v in self.loop.xs}
+        for value, stacked in zip(self.loop.ys, self.s.outputs):
+            if not isinstance(value, Value) or value not in self.s.varying:
+                shape = value.shape if isinstance(value, Value) else np.shape(value)
+                out.append(f"np.broadcast_to({self.arg(value)[0]}, (T, {''.join(f'{n}, ' for n in shape)})).copy()")
+                continue
+            base = self._base(stacked)
+            out.append(self.name(stacked) + ".copy()" * (base in sequences or not self.loop.augmented and base in seen))
+            seen.add(base)
+        return out
+
+    def _base(self, stacked):
+        """The value whose memory a stacked value may be a view of."""
+        call = self._makers.get(stacked)
+        return self._base(call.args[0]) if call is not None and call.op.view and isinstance(call.args[0], Value) else stacked
+
+    # ---- the loop -----------------------------------------------------------------------------------------------
+
+    def _loop(self, initial):
+        """Buffers, views of them, and the loop: first what a block of steps shares, then one line a call."""
+        self.head, self.block, self.each, self.step, self.ends = [], [], [], [], []
+        self.where, self.homes, self.finals, self.owner = {}, {}, [], {}
+        made = {v: call for call in self.s.inside for v in call.outs}
+        for state, value, start in zip(self.loop.states, self.loop.next_states, initial):
+            self._state(state, value, start, made)
+        self._joins(made)
+        self.steps_of = {}  # in a block: sequence -> its slice
+        self._block()
+        self.room = _Room(self.s.inside, self._step_reads())
+        for k, call in enumerate(self.s.inside):
+            self._call(call, k)
+        lines = [*self.step, *(self._end(e) for e in self.ends)]
+        if self.head:
+            self.put("# buffers")
+        for line in self.head:
+            self.put(line)
+        depth = 1
+        if self.blocked:
+            width = max(math.prod(v.shape[1:]) * v.shape[0] // SAMPLE * v.dtype.itemsize for c in self.blocked for v in c.outs)
+            size = max(1, BLOCK_BYTES // max(1, width))
+            self.lines[:] = [line.replace("STEPS_IN_BLOCK", str(size)) for line in self.lines]
+            self.put("# the loop, in blocks of steps that stay in the cache")
+            self.put(f"for start in range(0, T, {size}){'[::-1]' * self.loop.reverse}:")
+            self.put(f"part = slice(start, min(start + {size}, T))", 2)
+            self.put("n = part.stop - start", 2)
+            for line in self.block:
+                self.put(line, 2)
+            depth = 2
+        else:
+            self.put("# the loop")
+        names = ", ".join(name for name, _, _ in self.each) + "," * (len(self.each) == 1)
+        rev = "[::-1]" * self.loop.reverse
+        sources = []
+        for _, text, shape in self.each:
+            if self.blocked and text not in self.block_names:
+                text = f"{text}[part]"
+            sources.append(f"[{text}[t, ...] for t in range(len({text}))]{rev}" if shape == () else text + rev)
+        steps = "n" if self.blocked else "T"
+        self.put(f"for {names} in zip({', '.join(sources)}):" if self.each else f"for _ in range({steps}):", depth)
+        for line in lines or ["pass"]:
+            self.put(line, depth + 1)
+
+    def every(self, name, sequence, shape):
+        """Have `name` run over the steps of a sequence."""
+        self.each.append((name, sequence, shape))
+
+    def _step_reads(self):
+        """Values that are read when the step's calls are done."""
+        return [v for v in self.loop.next_states if isinstance(v, Value)]
+
+    def _state(self, state, value, start, made):
+        """Where a state lives: in a stack of T + 1 when its steps are read later, else in two buffers that change places."""
+        s, reverse = self.s, self.loop.reverse
+        own = isinstance(value, Value) and value in made and value not in self.owner
+        word, shape = self.name(state), "".join(f", {n}" for n in state.shape)
+        target = self.fresh(word + "_next")
+        if state in s.stacked or own and value in s.stored:
+            buffer, first, last = self.fresh(word + "s"), *(("T", "0") if reverse else ("0", "T"))
+            dots = ", ..." if state.shape == () else ""
+            old, new = ("[1:]", "[:-1]") if reverse else ("[:-1]", "[1:]")
+            self.head += [f"{buffer} = np.empty((T + 1{shape}), {_dtype(state)})", f"{buffer}[{first}] = {start}", f"{word} = {buffer}[{first}{dots}]"]
+            self.every(target, buffer + new, state.shape)
+            if state in s.stacked:
+                self.names[s.stacked[state], ""] = buffer + old
+            if own and value in s.stored:
+                self.names[s.stacked[value], ""] = buffer + new
+            self.ends.append(f"{word} = {target}")
+            self.finals.append(f"{buffer}[{last}{dots}].copy()")
+        else:
+            self.head.append(f"{word}, {target} = np.array({start}), np.empty({_tuple(state.shape)}, {_dtype(state)})")
+            self.ends.append(f"{word}, {target} = {target}, {word}")
+            self.finals.append(word)
+        self.where[state] = word
+        if own and self._writes(made[value]):
+            self.owner[value] = target
+        else:
+            self.ends.insert(0, (value, target))
+
+    def _end(self, end):
+        """The last lines of a step: a state that is no result of the step's own calls is copied."""
+        return f"{end[1]}[...] = {self._read(end[0])[0]}" if isinstance(end, tuple) else end
+
+    # ---- what a block of steps shares -----------------------------------------------------------------------------
+
+    def _block(self):
+        """Calls before the loop that only the loop reads, on slices of the sequences, into buffers of one block."""
+        self.block_names, room = set(), _Room(self.blocked, [self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs])
+        inner = {v for c in self.blocked for v in c.outs}
+        outside = set(self.s.stacked.values()) | {v for c in self.s.before for v in c.outs}
+
+        def read(arg):
+            if isinstance(arg, Value) and arg in outside and arg not in inner:
+                if arg not in self.steps_of:
+                    name = self.steps_of[arg] = self.fresh(self.name(arg).split("[")[0] + "_b")
+                    self.block.append(f"{name} = {self.name(arg)}[part]")
+                return self.steps_of[arg], ATOM
+            return self.arg(arg)
+
+        for k, call in enumerate(self.blocked):
+            out = call.outs[0]
+            plain = call.op.elementwise and _has_out(call)
+            texts = [(self.scalar(a, out.dtype), ATOM) if plain and type(a) in (int, float) else read(a) for a in call.args]
+            names = [self.name(v) for v in call.outs]
+            self.block_names.update(names)
+            if len(call.outs) == 1 and _has_out(call):
+                place = room.in_place(call, k) or room.again(call, k)
+                if place is None:
+                    per_step = out.shape[0] // SAMPLE
+                    buffer = self.fresh(names[0] + "_all")
+                    rest = "".join(f", {m}" for m in out.shape[1:])
+                    self.head.append(f"{buffer} = np.empty(({f'{per_step} * ' if per_step > 1 else ''}min(T, STEPS_IN_BLOCK){rest or ','}), {_dtype(out)})")
+                    place = f"{buffer}[:{f'{per_step} * ' if per_step > 1 else ''}n]"
+                    self.block.append(f"{names[0]} = {place}")
+                    room.keep(out, names[0])
+                else:
+                    self.names[out, ""] = place
+                    self.block_names.add(place)
+                    room.keep(out, place, again=True)
+                self.block.append(self._into(call, texts, self.name(out)))
+            else:
+                text = re.sub(r"(?<![.\w])T\b", "n", spell(call, texts)[0])
+                self.block.append(f"{', '.join(names)} = {text}")
+                if call.op.view and len(call.outs) == 1:
+                    room.view(out, call.args[0], names[0])
+        if self.blocked:
+            size = "STEPS_IN_BLOCK"
+            width = max(math.prod(v.shape[1:]) * v.shape[0] // SAMPLE * v.dtype.itemsize for c in self.blocked for v in c.outs)
+            self.head[:] = [line.replace(size, str(max(1, BLOCK_BYTES // max(1, width)))) for line in self.head]
+
+    # ---- where results are kept -----------------------------------------------------------------------------------
+
+    def _joins(self, made):
+        """Parts of a concatenation are written straight into its buffer."""
+        self.parts, self.joined = {}, {}
+        for call in self.s.inside:
+            if call.op.name != "concatenate" or not ours(call.op) or call.outs[0] in self.owner:
+                continue
+            (out,) = call.outs
+            axis, start, pieces = call.statics["axis"] % len(out.shape), 0, []
+            for part in call.args:
+                size = (part.shape if isinstance(part, Value) else np.shape(part))[axis]
+                index = "..., " if axis == len(out.shape) - 1 else ":, " * axis
+                free = (isinstance(part, Value) and part in made and self._writes(made[part]) and part not in self.owner
+                        and (part not in self.s.stored or out in self.s.stored) and part not in self.parts and part not in self.joined
+                        and sum(a is part for a in call.args) == 1 and part.dtype == out.dtype)
+                if free:
+                    self.parts[part] = out, index, f"{start}:{start + size}"
+                pieces.append((part, f"{index}{start}:{start + size}", free))
+                start += size
+            self.joined[out] = pieces
+
+    def _place_part(self, part):
+        """The name of the slice of a joined buffer into which a part is written."""
+        out, index, piece = self.parts[part]
+        buffer, name = self._buffer(out), self.name(part)
+        if out in self.s.stored:
+            lead = index if index.startswith("...") else ":, " + index
+            pieces = f"{self.names[self.s.stacked[out], '']}[{lead}{piece}]"
+            self.every(name, pieces, part.shape)
+            if part in self.s.stored:
+                self.names[self.s.stacked[part], ""] = pieces
+        else:
+            self.head.append(f"{name} = {buffer}[{index}{piece}]")
+        return name
+
+    def _buffer(self, value, call=None, k=0):
+        """The name of the place where a result is kept: a state's, a slice of a stack, or a buffer for all steps."""
+        if value in self.where:
+            return self.where[value]
+        if value in self.owner:
+            name = self.owner[value]
+            if value in self.s.stacked:
+                self._home(value, self.s.stacked[value])
+        elif value in self.parts:
+            name = self._place_part(value)
+        elif value in self.s.stored:
+            name, stacked = self.name(value), self.s.stacked[value]
+            buffer = self.name(stacked, "s")
+            self.head.append(f"{buffer} = np.empty((T{''.join(f', {n}' for n in value.shape)},), {_dtype(value)})")
+            self.every(name, buffer, value.shape)
+            self.names[stacked, ""] = buffer
+            self._home(value, stacked)
+        else:
+            name = call is not None and (self.room.in_place(call, k) or self.room.again(call, k))
+            if name:
+                self.room.keep(value, name, again=True)
+            else:
+                name = self.name(value)
+                self.head.append(f"{name} = np.empty({_tuple(value.shape)}, {_dtype(value)})")
+                self.room.keep(value, name)
+            self._home(value, None)
+        self.where[value] = name
+        return name
+
+    def _home(self, value, stacked):
+        """Remember that a value has one place, so that views of it can be made outside the loop; with a sample of the place."""
+        self.homes[value] = stacked, np.empty((SAMPLE,) * (stacked is not None) + value.shape, value.dtype)
+
+    # ---- the calls of a step --------------------------------------------------------------------------------------
+
+    def _call(self, call, k):
+        if self._view(call):
+            return
+        if len(call.outs) > 1 or not self._writes(call):
+            texts = [self._read(a) for a in call.args]
+            names = [self.name(v) if v not in self.s.stored else self.fresh(self.name(v) + "_new") for v in call.outs]
+            self.step.append(f"{', '.join(names)} = {spell(call, texts)[0]}")
+            for v, name in zip(call.outs, names):
+                if v in self.s.stored:
+                    self.step.append(f"{self._buffer(v)}[...] = {name}")
+                self.where.setdefault(v, name)
+                if call.op.view and isinstance(call.args[0], Value):
+                    self.room.view(v, call.args[0], name)
+            return
+        (value,) = call.outs
+        if value in self.joined:
+            buffer = self._buffer(value, call, k)
+            self.step += [f"{buffer}[{piece}] = {self._read(part)[0]}" for part, piece, written in self.joined[value] if not written]
+            return
+        texts = [self._read(a, value if call.op.elementwise else None) for a in call.args]
+        self.step.append(self._into(call, texts, self._buffer(value, call, k)))
+
+    def _read(self, arg, into=None):
+        """(text, rank) inside the loop of an argument; next to a result of another shape a constant is spread out once."""
+        if not isinstance(arg, Value):
+            return (self.scalar(arg, into.dtype), ATOM) if into is not None and isinstance(arg, (int, float)) and not isinstance(arg, bool) else self.arg(arg)
+        if arg in self.where:
+            return self.where[arg], ATOM
+        s = self.s
+        if arg in s.varying:
+            name = self.where[arg] = self.fresh(self.name(s.stacked[arg]).split("[")[0] + "_t")
+            stacked = s.stacked[arg]
+            text = self.steps_of.get(stacked) or self.name(stacked)
+            self.block_names |= {text} if stacked in self.steps_of else set()
+            self.every(name, text, arg.shape)
+            return name, ATOM
+        if into is not None and arg.shape not in ((), into.shape) and into.size <= SPREAD:
+            spread = self.names.get((arg, into.shape))
+            if spread is None:
+                spread = self.names[arg, into.shape] = self.fresh(self.name(arg) + "_rows")
+                self.head.append(f"{spread} = np.broadcast_to({self.name(arg)}, {_tuple(into.shape)}).copy()")
+            return spread, ATOM
+        return self.name(arg), ATOM
+
+    def _view(self, call):
+        """Make a view once for all steps, where it really is one; says whether it did."""
+        home = self.homes.get(call.args[0]) if call.op.view and len(call.args) == 1 else None
+        if home is None or any(v in self.s.stored or v in self.owner for v in call.outs):
+            return False
+        stacked, sample = home
+        if stacked is None:
+            found = call.op.forward(sample, **call.statics)
+        else:
+            found = sample if call.op.elementwise else call.op.over_time and call.op.over_time(SAMPLE, [True], sample, **call.statics)
+        found = found if isinstance(found, tuple) else (found,)
+        if any(f is None or f.size and not np.shares_memory(f, sample) for f in found):
+            return False
+        if stacked is None:
+            names = [self.name(v) for v in call.outs]
+            self.head.append(f"{', '.join(names)} = {spell(call, [(self.where[call.args[0]], ATOM)])[0]}")
+            for v, name, f in zip(call.outs, names, found):
+                self.where[v], self.homes[v] = name, (None, f)
+                self.room.view(v, call.args[0], name)
+            return True
+        lines = []
+        tracer, inputs, outs = self.s.lift(call)
+        known = {inputs[0][0]: stacked}
+        self.s.adopt(tracer, known, lines)
+        for c in lines:
+            self.head.append(f"{', '.join(self.name(v) for v in c.outs)} = {spell(c, [self.arg(a) for a in c.args])[0]}")
+        for v, lifted, f in zip(call.outs, outs, found):
+            lifted = known.get(lifted, lifted)
+            name = self.where[v] = self.fresh(self.name(v))
+            self.every(name, self.name(lifted), v.shape)
+            self.homes[v] = lifted, f
+        return True
+
+    def _writes(self, call):
+        """Whether a call can write into a buffer."""
+        return len(call.outs) == 1 and _has_out(call)
+
+    def _into(self, call, texts, out):
+        """A call that writes its result into `out`, the last argument."""
+        names, statics = [text for text, _ in texts], call.statics
+        word = call.op.name
+        if word in ("concatenate", "stack"):
+            return f"np.{word}(({', '.join(names)},), axis={statics['axis']}, out={out})"
+        if word == "clip":
+            return f"np.clip({names[0]}, {statics['min']}, {statics['max']}, {out})"
+        if word == "matmul":
+            ranks = [a.ndim if isinstance(a, np.ndarray) else len(a.shape) for a in call.args]
+            word = "dot" if max(ranks) <= 2 else "matmul"
+        elif word == "power" and isinstance(call.args[1], (int, float)) and call.args[1] == 2:
+            word, names = "square", names[:1]
+        elif not (ours(call.op) and isinstance(getattr(np, word, None), np.ufunc)):
+            return spell(call, texts, out)[0]
+        if word not in self.short:
+            self.short[word] = self.fresh(word)
+        return f"{self.short[word]}({', '.join([*names, f'out={out}' if word in ('maximum', 'minimum') else out])})"
+
+
+class _Room:
+    """Which buffers are free again after the last read of what they hold, by call of a straight list."""
+
+    def __init__(self, calls, at_the_end):
+        self.last, self.root, self.names, self.free = {}, {}, {}, {}
+        for k, call in enumerate(calls):
+            for a in call.inputs:
+                self.last[a] = k
+        self.last.update(dict.fromkeys(at_the_end, len(calls)))
+        self.calls = calls
+        for call in calls:  # a view is a read of what it is a view of
+            if call.op.view and call.inputs:
+                for v in call.outs:
+                    self.root[v] = self.root.get(call.inputs[0], call.inputs[0])
+        for v, root in self.root.items():
+            self.last[root] = max(self.last.get(root, -1), self.last.get(v, -1))
+        self.held = {}  # root -> name of its buffer
+
+    def keep(self, value, name, again=False):
+        """The value lives in the buffer called `name`, which nobody else holds."""
+        if again:
+            for root in [r for r, n in self.held.items() if n == name]:
+                del self.held[root]
+        self.held[value] = name
+        self.names[value] = name
+
+    def view(self, value, of, name):
+        """The value is a view, called `name`, of another."""
+        self.root[value] = self.root.get(of, of)
+        self.names[value] = name
+
+    def in_place(self, call, k):
+        """The name of an argument that the call may overwrite: of the result's shape, read here for the last time."""
+        (out,) = call.outs
+        if not call.op.elementwise:
+            return None
+        for a in call.inputs:
+            root = self.root.get(a, a)
+            if (root in self.held and self.last.get(root) == k and a.shape == out.shape and a.dtype == out.dtype and a.size == root.size
+                    and self.names.get(a) and (a is root or self._straight(a))):
+                name = self.names[a]
+                self.held[out] = self.held.pop(root)
+                self.names[out] = name
+                if name != self.held[out]:
+                    self.held[out] = name
+                return name
+        return None
+
+    def _straight(self, view):
+        """Whether a view shows its buffer in order: only reshapes in between."""
+        return all(call.op.name in ("reshape", "identity") for call in self.calls if call.op.view and view in call.outs)
+
+    def again(self, call, k):
+        """The name of a buffer of the result's shape whose value nobody reads from here on."""
+        (out,) = call.outs
+        for root, name in list(self.held.items()):
+            if self.last.get(root, -1) < k and root.shape == out.shape and root.dtype == out.dtype and self.names.get(root) == name:
+                del self.held[root]
+                return name
+        return None
+
+
+def _has_out(call):
+    if call.op.name == "matmul":
+        return call.outs[0].shape != ()
+    if call.op.name in ("concatenate", "stack"):
+        return True
+    return call.op.takes_out and call.op.elementwise
+
+
+def _tuple(shape):
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def _dtype(value):
+    return f"np.{value.dtype.name}"
