@@ -337,6 +337,23 @@ def test_a_reshaped_cotangent_is_a_copy():
     assert g.tolist() == [[1.0, 1.0]]
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 64, 65, 130])
+def test_products_of_many_steps_are_summed_as_one(steps):
+    rng = np.random.default_rng(steps)
+    xs, v, w = rng.normal(size=(steps, 2, 3)), rng.normal(size=(steps, 2, 4)), leaf(rng.normal(size=(3, 4)))
+    total = (w * w).sum()  # a cotangent of another kind among them
+    for t in range(steps):
+        total = total + ((xs[t] @ w) * v[t]).sum() + ((xs[t, 0] @ w) * v[t, 0]).sum()
+    total = total + ((xs @ w) * v).sum()
+    held = []
+    tg.walk.walk([(total._node, np.ones(()))], visit=lambda node, g: held.append((node, g)))
+    assert all(type(g) is np.ndarray for _, g in held) and held[-1][0] is w._node
+    total.backward()
+    expected = 2 * np.einsum("tbi,tbj->ij", xs, v) + np.einsum("ti,tj->ij", xs[:, 0], v[:, 0]) + 2 * w.numpy()
+    np.testing.assert_allclose(w.grad, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(w.grad, held[-1][1])
+
+
 # ---- numbers ------------------------------------------------------------------------------------------------
 
 

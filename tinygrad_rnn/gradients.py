@@ -325,9 +325,11 @@ def checkpoint(f):
 
     The backward runs f once more; derivatives of every order, also with respect to Tensors that f closes over.
 
-    Raises: TypeError for keyword arguments that are Tensors: pass them by position.
+    Raises: TypeError for keyword arguments that are Tensors: pass them by position. GradientError, in the backward, when
+    the second run gives other values than the first.
 
-    Gradient: that of f. f must be pure: it is called again with the same inputs.
+    Gradient: that of f. f must be pure: it is called again with the same inputs. A random draw in f, of a dropout mask
+    say, would be another one then: draw outside and pass it in.
 
     Example:
         >>> float(tg.grad(tg.checkpoint(lambda x: tg.sin(x) * x))(0.0))
@@ -348,7 +350,8 @@ def checkpoint(f):
         if not closed and not parents:
             return y
         place = iter(range(len(parents)))
-        again = _Again(f, structure, [next(place) if is_tracked(leaf) else UNTRACKED for leaf in leaves], closed)
+        sources = [next(place) if is_tracked(leaf) else UNTRACKED for leaf in leaves]
+        again = _Again(f, structure, sources, closed, _marks(ys))
         saved = tuple(leaf._array if is_tracked(leaf) else leaf for leaf in fresh)
         arrays = [leaf._array if isinstance(leaf, Tensor) else np.asarray(leaf) for leaf in ys]
         node = Node(again, [*parents, *closed], saved, [a.shape for a in arrays], None)
@@ -356,6 +359,11 @@ def checkpoint(f):
         return trees.unflatten(out_structure, results)
 
     return checkpointed
+
+
+def _marks(ys):
+    """A number for each output, by which another run's outputs are told from these."""
+    return [float(np.sum(np.abs(y._array if isinstance(y, Tensor) else y), dtype=float)) for y in ys]
 
 
 def _kept(leaf):
@@ -380,10 +388,10 @@ def _older(roots, start):
 class _Again:
     """The plan of a checkpointed call: its pull computes the call once more. `sources` as in a `Plan`."""
 
-    adds_into = False
+    adds_into = None
 
-    def __init__(self, f, structure, sources, closed):
-        self.f, self.structure, self.sources, self.closed = f, structure, sources, closed
+    def __init__(self, f, structure, sources, closed, marks):
+        self.f, self.structure, self.sources, self.closed, self.marks = f, structure, sources, closed, marks
         self.targets = range(sum(at != UNTRACKED for at in sources) + len(closed))
 
     def __repr__(self):
@@ -393,6 +401,11 @@ class _Again:
         with switched(grad=True):
             fresh = [value if at == UNTRACKED else _fresh(value) for value, at in zip(saved, self.sources)]
             ys = trees.flatten(self.f(*trees.unflatten(self.structure, fresh)))[0]
+        if not mode.get().tracing and not np.allclose(_marks(ys), self.marks, rtol=1e-6, atol=0, equal_nan=True):
+            name = getattr(self.f, "__name__", type(self.f).__name__)
+            raise GradientError(message(f"checkpoint({name})", "the second run gave other values than the first",
+                                        {"Σ|y|, first": self.marks, "Σ|y|, second": _marks(ys)},
+                                        "Make the function pure: draw random masks outside and pass them in."))
         targets = [*(x._node for x, at in zip(fresh, self.sources) if at != UNTRACKED), *self.closed]
         _retire(fresh)
         seeds = [(y._node, one) for y, one in zip(ys, g) if one is not None and is_tracked(y)]

@@ -14,8 +14,9 @@ there are and how gradients travel. Below it: tensor, domains, errors.
 
     g          the cotangent of the output             y        the output
     a name     an input, or a static                   x_shape  an input's shape (free)
-    into       the array in which this input's cotangents are being summed, or None; a rule that gets one may
-               add to it and return it (T slices of one array then cost one buffer, not T)
+    into       the `Sum` in which this input's cotangents are being added up, or None for the first of them; a rule
+               that gets one may add to it and return it (T slices of one array then cost one buffer, not T, and the
+               T products of a weight are taken as one)
 
 Rules are made of ops and operators: fed plain arrays they compute, fed Tensors they grow a graph, which is
 how derivatives of every order come free. An op with several outputs gets tuples for `g` and `y`, with None
@@ -219,7 +220,8 @@ class Plan:
 
     `targets` are the places among the node's parents (its tracked inputs) that a cotangent goes to, in the order in
     which `pull(g, saved, into)` returns them. `sources` say for each saved value what it is: a place among the
-    parents, UNTRACKED, a list of these, "y", or None for shapes and statics.
+    parents, UNTRACKED, a list of these, "y", or None for shapes and statics. `adds_into` is the place of the parent
+    whose rule asks for `into`, if there is one.
 
     The two functions are spelled as Python text once and compiled, as `namedtuple` does: looping over requests
     in every call would cost more than the arithmetic of a small cell.
@@ -245,7 +247,7 @@ class Plan:
             calls.append(f"*chosen({call}), " if name == op.variadic else f"{call}, ")
             scope[f"d_{name}"] = op.rules[name]
             self.targets += [parent[i] for i in positions[name] if parent[i] != UNTRACKED]
-        self.adds_into = any("into" in _parameters(op.rules[name]) for name in wanted)
+        self.adds_into = next((parent[positions[name][0]] for name in wanted if "into" in _parameters(op.rules[name])), None)
         self.keeps = sorted({i for name in slots for i in positions.get(name, ())})
         self.sources = [name if name == "y" else [parent[i] for i in positions[name]] if name == op.variadic else
                         parent[positions[name][0]] if name in positions else None for name in slots]

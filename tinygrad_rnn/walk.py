@@ -80,7 +80,7 @@ def _depending(order, targets):
 def _carry(seeds, order, targets, graph, free, visit):
     cotangents: dict[Node, Any] = dict.fromkeys(order)
     owned, found = set(), {}  # owned: nodes whose sum was made here and may be added to
-    kind = Tensor if graph else np.ndarray
+    kind, into = Tensor if graph else np.ndarray, None
     for node, g in seeds:
         if node in cotangents:
             g, old = _fit(g, node, graph, "seed"), cotangents[node]
@@ -89,6 +89,8 @@ def _carry(seeds, order, targets, graph, free, visit):
         g = cotangents.pop(node)
         if g is None:
             continue
+        if type(g) is Sum:
+            g = g.settled()
         if visit is not None:
             visit(node, g)
         plan, parents = node.plan, node.parents
@@ -103,13 +105,17 @@ def _carry(seeds, order, targets, graph, free, visit):
                 other = cotangents[whole][node.saved]
                 cotangents[whole][node.saved] = g if other is None else other + g
             continue
-        saved, into = node.saved, None
+        saved = node.saved
         if saved is None:
             raise _freed(node)
         if graph:
             saved = _as_tensors(node)
-        elif plan.adds_into and parents[plan.targets[0]] in owned:
-            into = cotangents[parents[plan.targets[0]]]
+        elif plan.adds_into is not None:
+            parent = parents[plan.adds_into]
+            into = cotangents.get(parent)
+            if type(into) is np.ndarray:
+                into = cotangents[parent] = Sum(into if parent in owned else np.array(into))
+                owned.add(parent)
         part: Any
         for i, part in zip(plan.targets, plan.pull(tuple(g) if type(g) is list else g, saved, into)):
             parent = parents[i]
@@ -120,7 +126,7 @@ def _carry(seeds, order, targets, graph, free, visit):
                 part = _fit(part, parent, graph, plan)
             if old is None:
                 cotangents[parent] = part
-                if plan.adds_into and type(part) is np.ndarray and part is not g and part.base is None:
+                if i == plan.adds_into and type(part) is np.ndarray and part is not g and part.base is None:
                     owned.add(parent)
             elif parent in owned:
                 old += part
@@ -133,6 +139,34 @@ def _carry(seeds, order, targets, graph, free, visit):
         if free:
             node.saved, node.parents = None, ()
     return found
+
+
+class Sum:
+    """Where the cotangents of one value are added up: an array, and products that will be taken together, as one product."""
+
+    __slots__ = ("total", "left", "right")
+
+    def __init__(self, total):
+        self.total, self.left, self.right = total, [], []
+
+    def __iadd__(self, part):
+        self.total += part
+        return self
+
+    def add_product(self, a, b):
+        """Add a @ b, for two matrices, when it is settled: Σ aᵢ bᵢ is (a₁ a₂ …) (b₁ b₂ …)ᵀ."""
+        self.left.append(a.T)
+        self.right.append(b)
+        if len(self.left) == 64:  # what waits takes memory
+            self.settled()
+        return self
+
+    def settled(self):
+        """The sum as an array."""
+        if self.left:
+            self.total += np.dot(np.concatenate(self.left).T, np.concatenate(self.right))
+            self.left, self.right = [], []
+        return self.total
 
 
 def _freed(node):

@@ -119,13 +119,13 @@ class Guard:
         outer, self.watcher.pulling = self.watcher.pulling, self
         try:
             with np.errstate(all="ignore"):
-                results = self.plan.pull(g, saved, into)
+                results = self.plan.pull(g, saved, None)  # each cotangent by itself, not added to others
         finally:
             self.watcher.pulling = outer
         for i, result in zip(self.plan.targets, results):
             if result is not None and not _finite(result):
                 self._report(self.names[i], result, g)
-        return results
+        return results if into is None else self.plan.pull(g, saved, into)
 
     def _report(self, name, part, g):
         op, gs = self.plan.op, [one for one in (g if isinstance(g, tuple) else (g,)) if one is not None]

@@ -110,7 +110,8 @@ def _add_at(into, values, where, index):
 def _getitem_x(g, where, x_shape, index, into):
     if into is None:
         return scatter_add(g, *where, index=index, shape=x_shape)
-    return _add_at(into, g, where, index)
+    _add_at(into.total, g, where, index)
+    return into
 
 
 getitem.vjp(x=_getitem_x, where=None)

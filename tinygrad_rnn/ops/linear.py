@@ -27,13 +27,15 @@ def _matmul_a(g, b, a_shape):
     return _product(g, _swapped(b))
 
 
-def _matmul_b(g, a, b_shape):
+def _matmul_b(g, a, b_shape, into):
     if len(b_shape) == 1:
         return g * a if a.ndim == 1 else np.matmul(_swapped(a), g[..., None])[..., 0]
     if a.ndim == 1:
         return np.matmul(a[:, None], g[..., None, :])
     if a.ndim > 2 and len(b_shape) == 2:  # one product over all rows in place of one product per matrix
-        return _product(np.transpose(a.reshape((-1, a.shape[-1]))), g.reshape((-1, g.shape[-1])))
+        a, g = a.reshape((-1, a.shape[-1])), g.reshape((-1, g.shape[-1]))
+    if into is not None and a.ndim == 2 == g.ndim == len(b_shape):
+        return into.add_product(a.T, g)
     return _product(_swapped(a), g)
 
 
