@@ -63,6 +63,18 @@ def test_any_cells_in_a_stack(seed, layers, D, T, B, batch_first, ragged, given_
     close(ends, last)
 
 
+def test_planted_faults_in_the_stack_are_found():
+    """Directions exchanged, a length that is one too long, a state of the wrong layer: each moves the numbers."""
+    rng = np.random.default_rng(0)
+    cells = [tg.nn.GRUCell(3, 3, rng=rng), tg.nn.GRUCell(3, 3, rng=rng)]
+    xs, lengths = rng.normal(size=(4, 2, 3)), np.array([4, 2])
+    states = [rng.normal(size=(2, 3)) for _ in cells]
+    ys, _ = tg.nn.Recurrent(cells, bidirectional=True)(xs, states, lengths=lengths)
+    for fault in ((cells[::-1], states, lengths), (cells, states[::-1], lengths), (cells, states, lengths + [0, 1])):
+        assert not np.allclose(by_hand(fault[0], 2, xs, fault[1], fault[2])[0], ys.numpy())
+    assert np.allclose(by_hand(cells, 2, xs, states, lengths)[0], ys.numpy())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_pytorch_shapes_and_names(kind, batch_first):

@@ -99,6 +99,30 @@ def test_recurrent_layers_and_all_their_derivatives(torch, seed, compiled):
         np.testing.assert_allclose(mine, np.zeros(mine.shape) if their is None else their.numpy(), rtol=1e-8, atol=1e-10)
 
 
+def test_planted_faults_are_found(torch, monkeypatch):
+    """The comparison above fails for biases exchanged in a GRU, for a gradient that forgets a step, for lengths that are
+    not heeded."""
+    original = tg.nn.GRUCell.__call__
+
+    def exchanged(self, h, x):
+        self = self.tree_replace({**self.tree_children(), "bias_ih": self.bias_hh, "bias_hh": self.bias_ih})
+        return original(self, h, x)
+
+    def forgetful(self, h, x):
+        return original(self, tg.stop_gradient(h), x)
+
+    for fault in (exchanged, forgetful):
+        with monkeypatch.context() as patch, pytest.raises(AssertionError):
+            patch.setattr(tg.nn.GRUCell, "__call__", fault)
+            for seed in (2, 5, 8):
+                test_recurrent_layers_and_all_their_derivatives(torch, seed, False)
+    with monkeypatch.context() as patch, pytest.raises(AssertionError):
+        run = tg.nn.GRU.run
+        patch.setattr(tg.nn.GRU, "run", lambda self, xs, states, lengths, options: run(self, xs, states, None, options))
+        for seed in range(2, 60, 3):
+            test_recurrent_layers_and_all_their_derivatives(torch, seed, False)
+
+
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 def test_cells(torch, kind):
     theirs = getattr(torch.nn, kind + "Cell")(3, 5).double()
