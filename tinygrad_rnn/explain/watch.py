@@ -16,8 +16,9 @@ from ..errors import GradientError, TraceError, message
 from ..tensor import Tensor, mode, switched, tensor
 
 _HOME = __file__.rpartition("explain")[0]
-_ENGINE = tuple(_HOME + name for name in ("tensor", "primitive", "ops", "walk", "gradients", "program", "derive", "spelling",
-                                          "loops", "scan", "trees", "explain"))
+_ENGINE = tuple(_HOME + name for name in (
+    "tensor", "primitive", "ops", "walk", "gradients", "program", "derive", "spelling", "emit", "rewrite", "loops", "scan",
+    "trees", "explain"))
 
 
 class Watcher:
