@@ -121,14 +121,8 @@ def vjp(f, *primals) -> tuple[Any, Callable[..., Any]]:
             facts = {"y": structure, "shapes of y": shapes, "shapes of g": [np.shape(one) for one in trees.flatten(g)[0]]}
             raise ArgumentError(message("pullback(g)", "g does not have the structure and shapes of y", facts, "Pass a tree like y."))
         found = walk([(node, one) for node, one in zip(nodes, given) if node is not None], inputs, reach=reach)
-        return tuple(trees.unflatten(structure, [cotangent(leaf, found) for leaf in leaves])
+        return tuple(trees.unflatten(structure, [_cotangent(leaf, found, inputs) for leaf in leaves])
                      for leaves, (_, structure) in zip(fresh, flat))
-
-    def cotangent(leaf, found):
-        if not is_tracked(leaf):
-            return None
-        g = found.get(leaf._node)
-        return np.zeros(leaf.shape, leaf.dtype) if g is None else _release(g, inputs)
 
     return trees.unflatten(structure, [_release(leaf, inputs, reach[1]) for leaf in ys]), pullback
 
@@ -144,34 +138,76 @@ def value_and_grad(f, argnums: int | tuple[int, ...] = 0, has_aux=False) -> Call
         >>> tg.value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": np.array([3.0])})
         (array(9.), {'w': array([6.])})
     """
-    @functools.wraps(f, assigned=("__doc__",), updated=())
-    def transformed(*args, **options):
-        who = f"grad({getattr(f, '__name__', type(f).__name__)})"
-        of_chosen, chosen = _chosen(who, f, argnums, args, options)
-        (y, aux), pullback = vjp(of_chosen if has_aux else lambda *xs: (of_chosen(*xs), None), *chosen)
-        if not isinstance(y, (Tensor, np.ndarray, np.generic, float, int)) or np.size(y) != 1:
-            raise GradientError(message(who, "the function does not return a scalar", {"returned": _described(y)},
-                                        "Reduce it, for example with sum(), or use jacobian."))
-        dtype = getattr(y, "dtype", np.dtype(float))
-        if dtype.kind == "c":
-            raise DtypeError(message(who, "the function returns a complex number", {"dtype": dtype}, "Return a real one."))
-        grads = pullback((np.ones(np.shape(y), dtype), trees.map(_zeros, aux)))
-        grads = grads if isinstance(argnums, tuple) else grads[0]
-        return ((y, aux), grads) if has_aux else (y, grads)
+    places = argnums if isinstance(argnums, tuple) else (argnums,)
 
+    def transformed(*args, **options):
+        chosen = _checked_arguments("grad", f, places, args)
+        flat = [trees.flatten(arg) for arg in chosen]
+        fresh = [[_fresh(leaf) for leaf in leaves] for leaves, _ in flat]
+        inputs = {leaf._node: None for leaves in fresh for leaf in leaves if is_tracked(leaf)}
+        full = list(args)
+        for i, leaves, (_, structure) in zip(places, fresh, flat):
+            full[i] = trees.unflatten(structure, leaves)
+        with switched(grad=True):
+            y = f(*full, **options)
+        for leaves in fresh:
+            _retire(leaves)
+        y, aux = y if has_aux else (y, None)
+        seed = _one(f, y)
+        found, foreign = {}, False
+        if is_tracked(y):
+            reach = reachable([y._node], inputs)
+            found, foreign = walk([(y._node, seed)], inputs, reach=reach), reach[1]
+        grads = [trees.unflatten(structure, [_cotangent(leaf, found, inputs) for leaf in leaves]) for leaves, (_, structure) in zip(fresh, flat)]
+        y = _release(y, inputs, foreign)
+        out = tuple(grads) if isinstance(argnums, tuple) else grads[0]
+        return ((y, trees.map(lambda leaf: _release(leaf, inputs), aux)), out) if has_aux else (y, out)
+
+    transformed.__doc__ = f.__doc__
     return transformed
 
 
-def _chosen(who, f, argnums, args, options):
+def _cotangent(leaf, found, inputs):
+    """What arrived at a fresh input: zeros when nothing did, None when it has no gradient."""
+    if not is_tracked(leaf):
+        return None
+    g = found.get(leaf._node)
+    return np.zeros(leaf.shape, leaf.dtype) if g is None else g if type(g) is np.ndarray else _release(g, inputs)
+
+
+def _one(f, y):
+    """The cotangent 1 of a scalar result."""
+    if not isinstance(y, (Tensor, np.ndarray, np.generic, float, int)) or getattr(y, "size", 1) != 1:
+        raise GradientError(message(_who("grad", f), "the function does not return a scalar", {"returned": _described(y)},
+                                    "Reduce it, for example with sum(), or use jacobian."))
+    dtype = getattr(y, "dtype", np.dtype(float))
+    if dtype.kind == "c":
+        raise DtypeError(message(_who("grad", f), "the function returns a complex number", {"dtype": dtype}, "Return a real one."))
+    return np.ones(getattr(y, "shape", ()), dtype)
+
+
+def _who(transform, f):
+    return f"{transform}({getattr(f, '__name__', type(f).__name__)})"
+
+
+def _checked_arguments(transform, f, places, args):
+    """The arguments at `places`, each with something in it to differentiate by."""
+    if not all([-len(args) <= i < len(args) for i in places]):
+        raise ArgumentError(message(_who(transform, f), "there is no argument of that number",
+                                    {"argnums": places if len(places) > 1 else places[0], "arguments": len(args)},
+                                    "Pass the argument by position, counted from 0."))
+    chosen = [args[i] for i in places]
+    for i, arg in zip(places, chosen):
+        if not any(_is_float(leaf) for leaf in trees.flatten(arg)[0]):
+            raise DtypeError(message(_who(transform, f), f"argument {i} has no floating point leaf",
+                                     {"argument": repr(arg)[:60]}, "Pass floats (2.0, not 2) or arrays of a float dtype."))
+    return chosen
+
+
+def _chosen(transform, f, argnums, args, options):
     """`f` as a function of the arguments numbered `argnums` alone, and these arguments."""
     places = argnums if isinstance(argnums, tuple) else (argnums,)
-    if not all(-len(args) <= i < len(args) for i in places):
-        raise ArgumentError(message(who, "there is no argument of that number",
-                                    {"argnums": argnums, "arguments": len(args)}, "Pass the argument by position, counted from 0."))
-    for i in places:
-        if not any(_is_float(leaf) for leaf in trees.flatten(args[i])[0]):
-            raise DtypeError(message(who, f"argument {i} has no floating point leaf",
-                                     {"argument": repr(args[i])[:60]}, "Pass floats (2.0, not 2) or arrays of a float dtype."))
+    chosen = _checked_arguments(transform, f, places, args)
 
     def of_chosen(*chosen):
         full = list(args)
@@ -179,7 +215,7 @@ def _chosen(who, f, argnums, args, options):
             full[i] = arg
         return f(*full, **options)
 
-    return of_chosen, [args[i] for i in places]
+    return of_chosen, chosen
 
 
 def _zeros(leaf):
@@ -256,7 +292,7 @@ def jacobian(f, argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
                [0., 4.]])
     """
     def transformed(*args, **options):
-        of_chosen, chosen = _chosen(f"jacobian({getattr(f, '__name__', type(f).__name__)})", f, argnums, args, options)
+        of_chosen, chosen = _chosen("jacobian", f, argnums, args, options)
         y, pullback = vjp(of_chosen, *chosen)
         ys, structure = trees.flatten(y)
         zeros, out = [_zeros(leaf) for leaf in ys], []

@@ -169,8 +169,7 @@ class Tracer:
         """A number that the function's code does not spell is an input: an array of the dtype it is used in."""
         if type(number) is not float or self.literals is None or number in self.literals:
             return number, number
-        floats = [a.dtype for a in args if isinstance(a, (Tensor, np.ndarray)) and a.dtype.kind == "f"]
-        dtype = floats[0] if floats else np.dtype(float)
+        dtype = _dtype_among(args)
         found = self._numbers.get((number, dtype))
         if found is None:
             array = np.asarray(number, dtype)
@@ -208,6 +207,93 @@ class Tracer:
         tensor._trace, array = self.mark, tensor._array
         self._inner.add(id(array))
         return self._new(array)
+
+
+class Departed(BaseException):
+    """A run does not make the calls that it was expected to make. (Not an Exception: a cell must not catch it.)"""
+
+
+class Follower:
+    """A recorder for a function that was traced before: it checks that the calls are the known ones, and computes nothing.
+
+    `steps` and `closing` are the `key` and the shapes of what was closed over in the known trace, `samples` what its
+    calls returned. Since nobody may look at a traced value, only its shape and dtype matter.
+    """
+
+    tracing = True
+
+    def __init__(self, name, literals, steps, closing, samples):
+        self.name, self.literals, self.mark = name, literals, Mark(name)
+        self.steps, self.closing, self.samples, self.at = steps, closing, samples, 0
+        self.closed, self._numbers, self._inner, self._outer, self._alive = [], {}, {}, {}, []
+
+    def input(self, array):
+        """A Tensor that stands for an input."""
+        return self._made((array._array if isinstance(array, Tensor) else array).view())
+
+    def _made(self, array):
+        self._inner[id(array)] = len(self._alive)
+        self._alive.append(array)
+        tensor = Tensor(array)
+        tensor._trace = self.mark
+        return tensor
+
+    def holds(self, array):
+        """Whether the array exists only inside this trace."""
+        return id(array) in self._inner
+
+    def number(self, obj, array):
+        """The number of a value; what was never seen is closed over, and must look as it did in the known trace."""
+        key = id(array)
+        found = self._inner.get(key)
+        if found is None:
+            found = self._outer.get(key)
+        if found is None:
+            found, n = len(self._alive), len(self.closed)
+            if n == len(self.closing) or self.closing[n] != (found, array.shape, array.dtype) or (
+                    getattr(obj, "_trace", None) is not None and not obj._trace.live):
+                raise Departed
+            self._outer[key] = found
+            self.closed.append(obj)
+            self._alive.append(array)
+        return found
+
+    def _of_number(self, number, args):
+        if type(number) is not float or number in self.literals:
+            return (number,)
+        dtype = _dtype_among(args)
+        array = self._numbers.setdefault((number, dtype), np.asarray(number, dtype))
+        return self.number(array, array)
+
+    def record(self, op, args, statics):
+        """Check the call, and answer with an array of the known shape."""
+        if self.at == len(self.steps) or mode.get().grad:
+            raise Departed
+        refs = [op]
+        for arg in args:
+            kind = type(arg)
+            if kind is Tensor:
+                refs.append(self.number(arg, arg._array))
+            elif kind is np.ndarray:
+                refs.append(self.number(arg, arg))
+            elif kind is float or kind is int or kind is bool:
+                refs.append(self._of_number(arg, args))
+            else:
+                raise Departed
+        if statics:
+            refs += map(frozen, statics.values())
+        if tuple(refs) != self.steps[self.at]:
+            raise Departed
+        samples = self.samples[self.at]
+        self.at += 1
+        if len(samples) == 1:
+            return self._made(samples[0].view())
+        return tuple([self._made(sample.view()) for sample in samples])
+
+
+def _dtype_among(args):
+    """The dtype in which a number is used: that of the first floating point array beside it."""
+    return next((a.dtype for a in args if isinstance(a, (Tensor, np.ndarray)) and a.dtype.kind == "f"), np.dtype(float))
 
 
 def frozen(static):

@@ -26,7 +26,7 @@ from .errors import ArgumentError, DomainError, DtypeError, ShapeError, TraceErr
 from .gradients import checkpoint as checkpointed
 from .loops import Loop
 from .ops import concatenate, flip, getitem, stack, stop_gradient, where
-from .program import SPELLED, Program, Tracer
+from .program import SPELLED, Departed, Follower, Program, Tracer
 from .tensor import Tensor, mode, switched
 
 step = ContextVar("step", default=None)  # the time index at which a watched plain loop is; None outside of one
@@ -88,23 +88,25 @@ def scan(cell, state, xs, *, length=None, reverse=False, lengths=None, truncate=
 
 
 def _steps(xs, length):
-    leaves, names = trees.flatten(xs)[0], trees.paths(xs, "xs")
-    sizes = {}
-    for name, leaf in zip(names, leaves):
-        if np.ndim(leaf) == 0:
-            raise ShapeError(message(_WHO, f"{name} has no time axis", {name: np.shape(leaf)}, "Give every leaf of xs a leading axis of T steps."))
-        sizes[name] = np.shape(leaf)[0]
-    if length is not None:
-        sizes["length"] = length
+    """The number of steps, which every leaf of xs must agree on."""
+    leaves = trees.flatten(xs)[0]
+    sizes = {np.shape(leaf)[:1] for leaf in leaves} | ({(length,)} if length is not None else set())
+    if len(sizes) == 1 and () not in sizes:
+        return sizes.pop()[0]
+    facts = dict(zip(trees.paths(xs, "xs"), map(np.shape, leaves)))
+    for name, shape in facts.items():
+        if not shape:
+            raise ShapeError(message(_WHO, f"{name} has no time axis", {name: shape}, "Give every leaf of xs a leading axis of T steps."))
     if not sizes:
         raise ArgumentError(message(_WHO, "neither xs nor length says how many steps", {}, "Pass length=T when there are no xs."))
-    if len(set(sizes.values())) > 1:
-        raise ShapeError(message(_WHO, "the sequences have unequal lengths", sizes, "Pad them to one length and pass lengths=."))
-    return next(iter(sizes.values()))
+    facts = {name: shape[0] for name, shape in facts.items()} | ({} if length is None else {"length": length})
+    raise ShapeError(message(_WHO, "the sequences have unequal lengths", facts, "Pad them to one length and pass lengths=."))
 
 
 def _prepared(state, xs):
     """The initial state with arrays for Python numbers, in the dtype of the first floating point leaf of xs."""
+    if type(state) is Tensor or type(state) is np.ndarray:
+        return state
     floats = [leaf.dtype for leaf in trees.flatten(xs)[0] if getattr(leaf, "dtype", np.dtype(int)).kind == "f"]
     dtype = floats[0] if floats else np.dtype(float)
 
@@ -171,7 +173,10 @@ def checked(result, state, structure, t):
     if leaves is None:
         raise ArgumentError(message(_WHO, f"the cell changed the structure of its state at step {t}",
                                     {"in": structure, "out": trees.flatten(new)[1]}, "Return a state of the structure it came in with."))
-    for name, old, leaf in zip(trees.paths(state, "state"), trees.flatten(state)[0], leaves):
+    before = trees.flatten(state)[0]
+    if all([type(leaf) is Tensor and leaf.shape == old.shape and leaf.dtype == old.dtype for old, leaf in zip(before, leaves)]):
+        return trees.unflatten(structure, leaves), y
+    for name, old, leaf in zip(trees.paths(state, "state"), before, leaves):
         if np.shape(leaf) != np.shape(old):
             raise ShapeError(message(_WHO, f"the cell changed the shape of its state at step {t}",
                                      {name: f"in {np.shape(old)} out {np.shape(leaf)}"}, "Return a state with the shapes it came in with."))
@@ -179,12 +184,12 @@ def checked(result, state, structure, t):
             raise DtypeError(message(_WHO, f"the cell changed the dtype of its state at step {t}",
                                      {name: f"in {old.dtype} out {leaf.dtype}"}, "Start from a state of the dtype that the cell computes in."))
     return trees.unflatten(structure, [np.asarray(leaf, old.dtype) if isinstance(leaf, (int, float)) else leaf
-                                       for old, leaf in zip(trees.flatten(state)[0], leaves)]), y
+                                       for old, leaf in zip(before, leaves)]), y
 
 
 # ---- the compiled meaning -----------------------------------------------------------------------------------
 
-_programs = {}  # key of a trace -> (Loop, structure of y); the oldest goes first when it is full
+_programs = {}  # key of a trace -> Known; emptied when it is full
 _MOST_PROGRAMS = 512
 
 
@@ -193,22 +198,62 @@ def _compiled(cell, state, xs, times):
     states, structure = trees.flatten(state)
     leaves, xs_structure = trees.flatten(xs)
     now = mode.get()
-    if not times or now.recorder is not None and not now.tracing or any(0 in x.shape for x in (*states, *leaves)):
+    if not times or now.recorder is not None and not now.tracing or 0 in [n for x in (*states, *leaves) for n in x.shape]:
         return _plain(cell, state, xs, times)
-    traced = Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
-    found = _programs.get(traced.key)
-    if found is None:
-        found = traced.loop(), traced.y_structure
-        if len(times) > 1:
-            traced.compare(Trace(cell, [out._array if isinstance(out, Tensor) else np.asarray(out) for out in traced.after],
-                                 structure, leaves, xs_structure, 1, times[1]))
-        if len(_programs) >= _MOST_PROGRAMS:
-            _programs.pop(next(iter(_programs)), None)
-        _programs[traced.key] = found
-    loop, y_structure = found
-    out = run_loop(*states, *leaves, *[obj for _, obj in traced.tracer.closed], loop=loop, T=len(times))
+    shapes = (_code(cell), structure, xs_structure, *[(s.shape, s.dtype) for s in states], *[(x.shape[1:], x.dtype) for x in leaves])
+    known, closed = _known.get(shapes), None
+    if known is not None:
+        closed = known.followed(cell, states, structure, leaves, xs_structure)
+    if known is None or closed is None:
+        traced = Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
+        known, closed = _programs.get(traced.key), [obj for _, obj in traced.tracer.closed]
+        if known is None:
+            known = Known(traced)
+            if len(times) > 1:
+                traced.compare(Trace(cell, [out._array if isinstance(out, Tensor) else np.asarray(out) for out in traced.after],
+                                     structure, leaves, xs_structure, 1, times[1]))
+            if len(_programs) >= _MOST_PROGRAMS:
+                _programs.clear()
+                _known.clear()
+            _programs[traced.key] = known
+        _known[shapes] = known
+    out = run_loop(*states, *leaves, *closed, loop=known.loop, T=len(times))
     n = len(states)
-    return trees.unflatten(structure, out[:n]), trees.unflatten(y_structure, out[n:])
+    return trees.unflatten(structure, out[:n]), trees.unflatten(known.y_structure, out[n:])
+
+
+_known = {}  # (code of a cell, shapes that it was called with) -> the program that it was last: what a call is expected to repeat
+
+
+class Known:
+    """What a trace is remembered by: its loop, and what a later run of the cell is compared with."""
+
+    def __init__(self, trace):
+        tracer = trace.tracer
+        self.loop, self.y_structure, self.steps = trace.loop(), trace.y_structure, tracer.key
+        self.closing = [(v.number, v.shape, v.dtype) for v, _ in tracer.closed]
+        self.outs = [v.number for v in (*trace.states, *trace.ys)]
+        self.samples = [tuple([v.like_ones() for v in call.outs]) for call in tracer.calls]
+        self.inputs = [v.like_ones() for v in trace.values]
+
+    def followed(self, cell, states, structure, leaves, xs_structure):
+        """What the cell closes over, if it does what it did before; None if it departs from that."""
+        follower = Follower(_name(cell), _literals(cell), self.steps, self.closing, self.samples)
+        tensors = [follower.input(array) for array in self.inputs]
+        n = len(states)
+        try:
+            with switched(grad=False, recorder=follower):
+                result = cell(trees.unflatten(structure, tensors[:n]), trees.unflatten(xs_structure, tensors[n:]))
+            new, y = result if type(result) is tuple and len(result) == 2 else (None, None)
+            after, (ys, y_structure) = trees.flatten_like(new, structure), trees.flatten(y)
+            if after is None or follower.at < len(self.steps) or y_structure != self.y_structure:
+                return None
+            outs = [follower.number(out, out._array if type(out) is Tensor else out) for out in (*after, *ys)]
+            return follower.closed if outs == self.outs and len(follower.closed) == len(self.closing) else None
+        except Departed:
+            return None
+        finally:
+            follower.mark.live = False
 
 
 class Trace:

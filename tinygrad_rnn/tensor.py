@@ -61,15 +61,21 @@ class Mode:
 mode: ContextVar[Mode] = ContextVar("mode", default=Mode())  # noqa: B039  (a Mode is never changed, only replaced)
 
 
-@contextlib.contextmanager
-def switched(**changes):
+class switched(contextlib.ContextDecorator):
     """Run a block under another mode; the old one comes back, also after an exception."""
-    now = mode.get()
-    token = mode.set(Mode(**{"grad": now.grad, "recorder": now.recorder, **changes}))
-    try:
-        yield
-    finally:
-        mode.reset(token)
+
+    def __init__(self, **changes):
+        self.changes = changes
+
+    def _recreate_cm(self):
+        return switched(**self.changes)
+
+    def __enter__(self):
+        now, changes = mode.get(), self.changes
+        self.token = mode.set(Mode(changes.get("grad", now.grad), changes.get("recorder", now.recorder)))
+
+    def __exit__(self, *_):
+        mode.reset(self.token)
 
 
 def no_grad():

@@ -49,14 +49,16 @@ class LEAF:
 _leaf, _none = Structure(LEAF), Structure(type(None))
 
 
+_leaf_types = set()  # types that were seen to be leaves
+
+
 def _children(tree) -> Any:
     """Names and children of a container; None when `tree` is a leaf."""
     kind = type(tree)
+    if kind in _leaf_types:
+        return None
     if kind is tuple or kind is list:
         return (), tree
-    if kind is dict:
-        names = tuple(tree)
-        return names, tree.values()
     if isinstance(tree, tuple):
         return getattr(tree, "_fields", ()), tree
     if isinstance(tree, dict):
@@ -64,6 +66,7 @@ def _children(tree) -> Any:
     if hasattr(kind, "tree_children"):
         named = tree.tree_children()
         return tuple(named), named.values()
+    _leaf_types.add(kind)
     return None
 
 
@@ -74,6 +77,8 @@ def flatten(tree):
         >>> tg.trees.flatten({"a": 1.0, "b": (2.0, None)})
         ([1.0, 2.0], dict(a=*, b=tuple(*, None)))
     """
+    if type(tree) in _leaf_types:
+        return [tree], _leaf
     leaves = []
     return leaves, _flatten(tree, leaves)
 
@@ -88,7 +93,18 @@ def _flatten(tree, leaves):
     names, children = found
     kind = type(tree)
     template = tree if hasattr(kind, "tree_children") else None
-    return Structure(kind, names, tuple([_flatten(child, leaves) for child in children]), template)
+    parts = tuple([_flatten(child, leaves) for child in children])
+    if template is None and all([part is _leaf for part in parts]):
+        found = _flat.get((kind, names, len(parts)))
+        if found is None:
+            found = Structure(kind, names, parts)
+            if len(_flat) < 1024:
+                _flat[kind, names, len(parts)] = found
+        return found
+    return Structure(kind, names, parts, template)
+
+
+_flat = {}  # structures of containers that hold leaves only: most are made again and again
 
 
 def unflatten(structure, leaves):
@@ -102,6 +118,8 @@ def unflatten(structure, leaves):
         {'a': 10, 'b': (20, None)}
     """
     leaves = list(leaves)
+    if structure is _leaf and len(leaves) == 1:
+        return leaves[0]
     if len(leaves) != structure.count:
         facts = {"structure": structure, "leaves needed": structure.count, "leaves given": len(leaves)}
         raise ArgumentError(message("unflatten(structure, leaves)", "the number of leaves differs", facts,
