@@ -2,3 +2,4 @@
 
 from .curve import error_against_step as error_against_step
 from .gradcheck import gradcheck as gradcheck
+from .rule import check_rule as check_rule
