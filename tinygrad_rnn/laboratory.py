@@ -34,12 +34,12 @@ def subject(spec, sizes):
     if not callable(cell):
         raise ArgumentError(message(spec, "this cannot be called", {"type": type(cell).__name__}, "Pass a class, an object or a function: cell(state, x)."))
     state, xs = beside.get("state"), beside.get("xs")
-    if state is None and hasattr(cell, "initial_state"):
+    if hasattr(cell, "initial_state"):
         state = cell.initial_state((sizes.batch,))
-    if xs is None and state is not None and hasattr(cell, "initial_state"):
-        leaves = [leaf.dtype for leaf in trees.flatten(state)[0] if hasattr(leaf, "dtype")]
+    if isinstance(found, type) or hasattr(cell, "input_size"):
+        dtypes = [leaf.dtype for leaf in trees.flatten(state)[0] if hasattr(leaf, "dtype")]
         columns = getattr(cell, "input_size", sizes.input)
-        xs = np.random.default_rng(0).normal(size=(sizes.steps, sizes.batch, columns)).astype(leaves[0] if leaves else float)
+        xs = np.random.default_rng(0).normal(size=(sizes.steps, sizes.batch, columns)).astype(dtypes[0] if dtypes else float)
     if state is None or xs is None:
         raise ArgumentError(message(spec, "it is not known what to call this cell with", {"the file lacks": "state" if state is None else "xs"},
                                     "Define state and xs in the file: an initial state, and a sequence with time first."))

@@ -10,7 +10,7 @@ import contextlib
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -144,6 +144,7 @@ class Run:
         if saved.facts.get("digest") != corpora.digest(self.corpus):
             raise StateError(message(who, f"the snapshot is not of this {self.corpus.kind}", {"made from": saved.corpus.name, "now": self.corpus.name},
                                      "Pass the file that it was made from, unchanged."))
+        leaves: list[Any]
         leaves, structure = trees.flatten(self.network.start(self.settings.batch))
         with saved.fitting(who):
             self.network.load_state_dict(saved.part("parameter"))
