@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from .ops import add, matmul, multiply, negative, subtract, tanh
+from .ops import add, getitem, matmul, multiply, negative, subtract, tanh
 from .primitive import registry
 from .program import Call, Program, Value, frozen
 
@@ -22,6 +22,46 @@ from .program import Call, Program, Value, frozen
 def rewritten(body, carried, consts):
     """A Program with the results of `body`, for a loop that carries the inputs `carried`; `consts` are the same at every step."""
     return _Rewriter(body, carried, consts).program
+
+
+def _widened(body, uses):
+    """The calls, with neighbouring gates of two split arrays put together: σ(a_i + b_i) for i = 0, 1 is one σ of the two.
+
+    Also returns {value: (array, start, stop)} for the pieces that stand for a_0, a_1 together.
+    """
+    maker = {v: call for call in body.calls for v in call.outs}
+    groups = {}
+    for call in body.calls:
+        if call.op.name not in ("sigmoid", "tanh") or registry.get(call.op.name) is not call.op:
+            continue
+        total = maker.get(call.args[0])
+        splits = [maker.get(a) for a in total.args] if total is not None and total.op is add and uses.get(call.args[0]) == 1 else []
+        if len(splits) != 2 or any(s is None or s.op.name != "split_" for s in splits) or splits[0] is splits[1]:
+            continue
+        places = [s.outs.index(a) for s, a in zip(splits, total.args)]
+        a, b = splits
+        rank = len(a.args[0].shape)
+        if (places[0] == places[1] and a.statics["sizes"] == b.statics["sizes"] and a.args[0].shape == b.args[0].shape and all(
+                s.statics["axis"] % rank == rank - 1 for s in splits) and all(uses.get(part) == 1 for part in total.args)):
+            groups.setdefault((call.op, a, b), []).append((places[0], call, total))
+    calls, columns, at, gone = list(body.calls), {}, {}, set()
+    for (op, a, b), found in groups.items():
+        found.sort(key=lambda entry: entry[0])
+        first, last = found[0][0], found[-1][0]
+        if len(found) < 2 or last - first != len(found) - 1:
+            continue
+        sizes = a.statics["sizes"]
+        start, stop = sum(sizes[:first]), sum(sizes[:last + 1])
+        shape, dtype = (*a.args[0].shape[:-1], stop - start), a.args[0].dtype
+        left, right, total, out = (Value(shape, dtype) for _ in range(4))
+        index = {"index": (Ellipsis, slice(start, stop))}
+        made = [Call(getitem, (a.args[0],), index, (left,)), Call(getitem, (b.args[0],), index, (right,)), Call(add, (left, right), {}, (total,)),
+                Call(op, (total,), {}, (out,)),
+                Call(a.op, (out,), {"sizes": sizes[first:last + 1], "axis": a.statics["axis"]}, tuple(call.outs[0] for _, call, _ in found))]
+        columns |= {left: (a.args[0], start, stop), right: (b.args[0], start, stop)}
+        at[min((total for _, _, total in found), key=calls.index)] = made
+        gone |= {call for _, call, _ in found} | {total for _, _, total in found}
+    return [new for call in calls for new in (*at.get(call, ()), *(() if call in gone else (call,)))], columns
 
 
 class _Form:
@@ -41,7 +81,7 @@ class _Rewriter:
     def __init__(self, body, carried, consts):
         self.calls, self.maker, self.same, self.seen = [], {}, {}, {}
         self.carried, self.consts, self.forms, self.value = set(carried), set(consts), {}, {v: v for v in carried}
-        self.uses, self.consumers, self.skip = {}, {}, set()
+        self.uses, self.consumers, self.skip, self.factors = {}, {}, set(), {}
         for v in body.outputs:
             if isinstance(v, Value):
                 self.uses[v] = self.uses.get(v, 0) + 1
@@ -50,9 +90,10 @@ class _Rewriter:
             for v in call.inputs:
                 self.uses[v] = self.uses.get(v, 0) + 1
                 self.consumers.setdefault(v, []).append(call)
-        self.body = body
-        for call in body.calls:
+        calls, self.columns = _widened(body, self.uses)
+        for call in calls:
             self.visit(call)
+        self.fold_columns()
         outputs = [self.out(v) if isinstance(v, Value) else v for v in body.outputs]
         self.program = Program(body.inputs, self.calls, outputs)
 
@@ -276,6 +317,16 @@ class _Rewriter:
             self.value[value] = made
         return self.value[value]
 
+    def fold_columns(self):
+        """Factors of some columns of a product go into these columns of its right factor."""
+        for product, factors in self.factors.items():
+            at = next((k for k, call in enumerate(self.calls) if product in call.outs), None)
+            if at is not None:
+                call = self.calls[at]
+                weight = Value(call.args[1].shape, call.args[1].dtype)
+                self.calls[at:at + 1] = [Call(multiply, (call.args[1], factors), {}, (weight,)),
+                                         Call(call.op, (call.args[0], weight), call.statics, call.outs)]
+
     # ---- larger patterns ----------------------------------------------------------------------------------------
 
     def gates(self, call):
@@ -312,7 +363,13 @@ class _Rewriter:
         terms = []
         for u, q in form.terms:
             call = self.maker.get(u)
-            if q is None and call is not None and call.op is matmul and self.uses.get(u, 1) == 1 and self.takes(call.args[1], u, k):
+            product, start, stop = self.columns.get(u, (None, 0, 0))
+            source = self.maker.get(product)
+            if q is None and isinstance(k, float) and source is not None and source.op is matmul and self.takes(source.args[1], product, k):
+                factors = self.factors.setdefault(product, np.ones(product.shape[-1], product.dtype))
+                factors[start:stop] *= k
+                terms.append((u, None))
+            elif q is None and call is not None and call.op is matmul and self.uses.get(u, 1) == 1 and self.takes(call.args[1], u, k):
                 terms.append((self.emit(matmul, call.args[0], self.times(call.args[1], k), shape=u.shape), None))
             else:
                 terms.append((u, self.times(q, k)))
