@@ -281,6 +281,11 @@ def test_no_grad_nests_and_decorates():
         return x * 2
 
     assert not f().requires_grad and not f().requires_grad and (x * 2).requires_grad
+    again = tg.no_grad()
+    for _ in range(2):
+        with again, again:
+            assert not (x * 2).requires_grad
+        assert (x * 2).requires_grad
 
 
 def test_transforms_inside_no_grad_give_plain_results():

@@ -376,9 +376,10 @@ def checkpoint(f):
         now = mode.get()
         if now.recorder is not None or not now.grad:  # a recorder wants to see the calls themselves
             return f(*args)
+        leaves: list[Any]
         leaves, structure = trees.flatten(args)
         start = Leaf((), np.float64).order
-        fresh = [Tensor(leaf._array, Leaf(leaf.shape, leaf.dtype)) if is_tracked(leaf) else _kept(leaf) for leaf in leaves]
+        fresh: list[Any] = [Tensor(leaf._array, Leaf(leaf.shape, leaf.dtype)) if is_tracked(leaf) else _kept(leaf) for leaf in leaves]
         y = f(*trees.unflatten(structure, fresh))  # this graph tells what f closes over, and is dropped at once
         ys, out_structure = trees.flatten(y)
         closed = _older([leaf._node for leaf in ys if is_tracked(leaf)], start)

@@ -136,22 +136,25 @@ class Primitive:
             raise self.explain(error, args, statics) from error
         if not tensors:
             return y
-        if type(y) is not np.ndarray:
-            y = tuple([np.asarray(one) for one in y]) if type(y) is tuple else np.asarray(y)
+        several = type(y) is tuple
+        if several:
+            y = tuple([np.asarray(one) for one in y])
+        elif type(y) is not np.ndarray:
+            y = np.asarray(y)
         elif self.view and y is arrays[0]:
             y = y.view()  # an array's identity is a value's identity to a recorder
         if tracked and grad:
             plan = self._plans.get(tracked + bit) or self.plan(tracked, len(args))
-            if plan.targets and (type(y) is tuple or y.dtype.kind in "fc"):  # an integer has no gradient
+            if plan.targets and (several or y.dtype.kind in "fc"):  # an integer has no gradient
                 if plain:
                     for i in plan.keeps:
                         if isinstance(args[i], np.ndarray):
                             arrays[i] = np.array(args[i])  # an array of the caller's may be written to before the backward
                 saved = plan.save(arrays, y, statics)
-                if type(y) is tuple:
+                if several:
                     return outputs(Node(plan, parents, saved, [one.shape for one in y], None), y)
                 return Tensor(y, Node(plan, parents, saved, y.shape, y.dtype))
-        return tuple([Tensor(one) for one in y]) if type(y) is tuple else Tensor(y)
+        return tuple([Tensor(one) for one in y]) if several else Tensor(y)
 
     def plan(self, tracked, count):
         """How to save for, and pull a cotangent back through, a call of `count` inputs of which the bits of `tracked` are."""

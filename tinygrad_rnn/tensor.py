@@ -65,17 +65,17 @@ class switched(contextlib.ContextDecorator):
     """Run a block under another mode; the old one comes back, also after an exception."""
 
     def __init__(self, **changes):
-        self.changes = changes
+        self.changes, self.tokens = changes, []
 
     def _recreate_cm(self):
         return switched(**self.changes)
 
     def __enter__(self):
         now, changes = mode.get(), self.changes
-        self.token = mode.set(Mode(changes.get("grad", now.grad), changes.get("recorder", now.recorder)))
+        self.tokens.append(mode.set(Mode(changes.get("grad", now.grad), changes.get("recorder", now.recorder))))
 
     def __exit__(self, *_):
-        mode.reset(self.token)
+        mode.reset(self.tokens.pop())
 
 
 def no_grad():
