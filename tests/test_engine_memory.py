@@ -154,6 +154,22 @@ def test_cotangents_of_the_steps_of_one_array_go_into_one_buffer():
     assert peak < 1.2 * x.numpy().nbytes, f"{peak / x.numpy().nbytes:.1f} times the array"
 
 
+def test_steps_share_one_copy_of_a_constant_array():
+    w, steps = np.eye(300), 50
+    tracemalloc.start()
+    x = h = tg.tensor(np.ones((1, 300)), requires_grad=True)
+    for t in range(steps):
+        if t == steps // 2:
+            w *= 0.5  # from here on it is another matrix, and the graph has to know both
+        h = h @ w
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    w[:] = np.nan
+    h.sum().backward()
+    np.testing.assert_allclose(x.grad, 0.5 ** (steps - steps // 2))
+    assert peak < 4 * w.nbytes, f"{peak / w.nbytes:.1f} copies"
+
+
 def test_slices_that_overlap_and_repeat_sum_into_that_buffer():
     x = tg.tensor(np.arange(4.0), requires_grad=True)
     y = x[1:] * 2.0

@@ -24,6 +24,7 @@ for a cotangent that nobody asked for. A rule of `*parts` returns a list. A rule
 """
 
 import inspect
+import weakref
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,7 @@ class Primitive:
                 if plain:
                     for i in plan.keeps:
                         if isinstance(args[i], np.ndarray):
-                            arrays[i] = np.array(args[i])  # an array of the caller's may be written to before the backward
+                            arrays[i] = _kept(arrays[i])
                 saved = plan.save(arrays, y, statics)
                 if several:
                     return outputs(Node(plan, parents, saved, [one.shape for one in y], None), y)
@@ -199,6 +200,20 @@ class Primitive:
 
 def _declared(name):
     return registry[name]
+
+
+_copies = weakref.WeakValueDictionary()  # id of an array -> a copy of it that a graph holds
+
+
+def _kept(array):
+    """A copy of an array that its owner may write to before the backward. While nobody does, all steps of a loop share
+    one copy: a weight that is not differentiated by would else be kept T times."""
+    if array.size < 1_000:
+        return np.array(array)
+    copy = _copies.get(id(array))
+    if copy is None or copy.dtype != array.dtype or not np.array_equal(copy, array):
+        copy = _copies[id(array)] = np.array(array)
+    return copy
 
 
 def _fit_together(shapes):
