@@ -9,6 +9,7 @@ how the body could make fewer calls (`rewrite`). Below it: schedule, spelling.
 import keyword
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -105,23 +106,41 @@ class Source:
 
     def _live(self):
         s = self.s
-        results = [*s.outputs, *s.sums, *(s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value))]
-        self.alive = {v for v in results if isinstance(v, Value)} | {v for c in s.inside for v in c.outs}
-        outside = set(self.alive)  # what is read by others than the loop
+        results = {v for v in (*s.outputs, *s.sums, *(s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value))) if isinstance(v, Value)}
+        self.alive = results | {v for c in s.inside for v in c.outs}
         for call in reversed([*s.once, *s.before, *s.inside, *s.after]):
             if call in s.inside or self.live(call):
                 for a in call.inputs:
                     self.alive |= {a, s.stacked.get(a, a)}
-        self.blocked = []
-        for call in s.after:
-            if self.live(call):
-                outside.update(call.inputs)
-        for call in reversed([c for c in s.before if self.live(c)]):
-            if outside.isdisjoint(call.outs):
-                self.blocked.append(call)
-            else:
-                outside.update(call.inputs)
-        self.blocked.reverse()
+        self._part(results)
+
+    def _part(self, results):
+        """Which calls outside the loop are made block by block (`early`, `late`) and which at once (`whole`).
+
+        `full` are the results of the former that somebody reads whole: they are written into their place in a stack.
+        """
+        s = self.s
+        lifted = [c for c in (*s.before, *s.after) if self.live(c) and c not in s.summing]
+        made, flows = {v for c in lifted for v in c.outs}, set()
+        for call in lifted:
+            rows = call.op.name != "matmul" or call in s.before or isinstance(call.args[1], np.ndarray)  # other products want all rows
+            if rows and all(a in flows or a not in made for a in call.inputs):
+                flows.update(call.outs)
+        whole = {a for c in s.after if c in s.summing and self.live(c) for a in c.inputs} | results
+        inner = {s.stacked.get(a, a) for c in s.inside for a in c.inputs} | {s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value)}
+        blocked, self.whole = set(), []
+        for call in reversed(lifted):
+            used, asked = not inner.isdisjoint(call.outs), not whole.isdisjoint(call.outs)
+            stack = len(call.outs) == 1 and _has_out(call)
+            if flows.issuperset(call.outs) and (used or asked and stack):
+                blocked.add(call)
+                inner.update(call.inputs)
+            if not flows.issuperset(call.outs) or asked and not (stack and call in blocked):
+                self.whole.insert(0, call)
+                whole.update(call.inputs)
+        self.early, self.late = [c for c in s.before if c in blocked], [c for c in s.after if c in blocked]
+        self.blocked = [*self.early, *self.late]
+        self.full = {v for c in self.blocked for v in c.outs if v in whole and _has_out(c)}
 
     def _write(self, sequences):
         s, loop = self.s, self.loop
@@ -131,11 +150,18 @@ class Source:
         for v in loop.xs:
             self.names[s.stacked[v], ""] = sequences[v] if sequences else self.name(v, "s")
         self.inputs = [*initial, *(self.names[s.stacked[v], ""] for v in loop.xs), *(self.name(v) for v in loop.consts)]
-        whole = [c for c in s.before if self.live(c) and c not in self.blocked]
+        late = {v for c in self.blocked for v in c.outs} | {s.stacked[v] for v in s.stacked if v in s.recurrent}
+        before = []
+        for call in self.whole:
+            if late.isdisjoint(call.inputs):
+                before.append(call)
+            else:
+                late.update(call.outs)
         self._straight([c for c in s.once if self.live(c)], "once")
-        self._straight(whole, "before the loop: depends on the inputs only")
+        self._straight(before, "before the loop: depends on the inputs only")
         self._loop(initial)
-        self._straight([c for c in s.after if self.live(c)], "after the loop")
+        after = [c for c in s.before if c in self.whole and c not in before]
+        self._straight([*after, *(c for c in s.after if self.live(c) and (c in s.summing or c in self.whole and c not in before))], "after the loop")
         if self.short:
             words = sorted(self.short)
             self.lines.insert(0, f"    {', '.join(self.short[w] for w in words)} = {', '.join(f'np.{w}' for w in words)}")
@@ -183,25 +209,28 @@ class Source:
             self._state(state, value, start, made)
         self._joins(made)
         self.steps_of = {}  # in a block: sequence -> its slice
-        self._block()
+        size = min((BLOCK_BYTES // max(1, math.prod(v.shape[1:]) * v.shape[0] // SAMPLE * v.dtype.itemsize) for c in self.blocked for v in c.outs), default=1)
+        self.block_size = size = max(1, size)
+        inside = SimpleNamespace(op=SimpleNamespace(view=False), outs=(), inputs=[self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs])
+        self.block_names, self.block_room = set(), _Room([*self.early, inside, *self.late], self.full)
+        self._block(self.early, 0)
         self.room = _Room(self.s.inside, self._step_reads())
         for k, call in enumerate(self.s.inside):
             self._call(call, k)
         lines = [*self.step, *(self._end(e) for e in self.ends)]
+        early, self.block = self.block, []
+        self._block(self.late, len(self.early) + 1)
         if self.head:
             self.put("# buffers")
         for line in self.head:
             self.put(line)
         depth = 1
         if self.blocked:
-            width = max(math.prod(v.shape[1:]) * v.shape[0] // SAMPLE * v.dtype.itemsize for c in self.blocked for v in c.outs)
-            size = max(1, BLOCK_BYTES // max(1, width))
-            self.lines[:] = [line.replace("STEPS_IN_BLOCK", str(size)) for line in self.lines]
             self.put("# the loop, in blocks of steps that stay in the cache")
             self.put(f"for start in range(0, T, {size}){'[::-1]' * self.loop.reverse}:")
             self.put(f"part = slice(start, min(start + {size}, T))", 2)
             self.put("n = part.stop - start", 2)
-            for line in self.block:
+            for line in early:
                 self.put(line, 2)
             depth = 2
         else:
@@ -217,6 +246,8 @@ class Source:
         self.put(f"for {names} in zip({', '.join(sources)}):" if self.each else f"for _ in range({steps}):", depth)
         for line in lines or ["pass"]:
             self.put(line, depth + 1)
+        for line in self.block:
+            self.put(line, 2)
 
     def every(self, name, sequence, shape):
         """Have `name` run over the steps of a sequence."""
@@ -260,50 +291,54 @@ class Source:
 
     # ---- what a block of steps shares -----------------------------------------------------------------------------
 
-    def _block(self):
-        """Calls before the loop that only the loop reads, on slices of the sequences, into buffers of one block."""
-        self.block_names, room = set(), _Room(self.blocked, [self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs])
+    def _block(self, calls, first):
+        """Calls on a block of steps: on slices of the sequences, into buffers of one block or the block's place in a stack."""
+        room = self.block_room
         inner = {v for c in self.blocked for v in c.outs}
-        outside = set(self.s.stacked.values()) | {v for c in self.s.before for v in c.outs}
+        sequences = set(self.s.stacked.values()) | {v for c in (*self.s.before, *self.s.after) for v in c.outs}
 
         def read(arg):
-            if isinstance(arg, Value) and arg in outside and arg not in inner:
+            if isinstance(arg, Value) and arg in sequences and arg not in inner:
                 if arg not in self.steps_of:
                     name = self.steps_of[arg] = self.fresh(self.name(arg).split("[")[0] + "_b")
                     self.block.append(f"{name} = {self.name(arg)}[part]")
                 return self.steps_of[arg], ATOM
+            if isinstance(arg, Value) and arg in inner:
+                return self.steps_of[arg], ATOM
             return self.arg(arg)
 
-        for k, call in enumerate(self.blocked):
+        for k, call in enumerate(calls, first):
             out = call.outs[0]
             plain = call.op.elementwise and _has_out(call)
             texts = [(self.scalar(a, out.dtype), ATOM) if plain and type(a) in (int, float) else read(a) for a in call.args]
-            names = [self.name(v) for v in call.outs]
-            self.block_names.update(names)
-            if len(call.outs) == 1 and _has_out(call):
-                place = room.in_place(call, k) or room.again(call, k)
-                if place is None:
-                    per_step = out.shape[0] // SAMPLE
-                    buffer = self.fresh(names[0] + "_all")
-                    rest = "".join(f", {m}" for m in out.shape[1:])
-                    self.head.append(f"{buffer} = np.empty(({f'{per_step} * ' if per_step > 1 else ''}min(T, STEPS_IN_BLOCK){rest or ','}), {_dtype(out)})")
-                    place = f"{buffer}[:{f'{per_step} * ' if per_step > 1 else ''}n]"
-                    self.block.append(f"{names[0]} = {place}")
-                    room.keep(out, names[0])
-                else:
-                    self.names[out, ""] = place
-                    self.block_names.add(place)
-                    room.keep(out, place, again=True)
-                self.block.append(self._into(call, texts, self.name(out)))
-            else:
+            if len(call.outs) > 1 or not _has_out(call):
+                names = [self.fresh(re.sub(r"\W", "", v.name) or "v") for v in call.outs]
                 text = re.sub(r"(?<![.\w])T\b", "n", spell(call, texts)[0])
                 self.block.append(f"{', '.join(names)} = {text}")
+                self.steps_of.update(zip(call.outs, names))
+                self.block_names.update(names)
                 if call.op.view and len(call.outs) == 1:
                     room.view(out, call.args[0], names[0])
-        if self.blocked:
-            size = "STEPS_IN_BLOCK"
-            width = max(math.prod(v.shape[1:]) * v.shape[0] // SAMPLE * v.dtype.itemsize for c in self.blocked for v in c.outs)
-            self.head[:] = [line.replace(size, str(max(1, BLOCK_BYTES // max(1, width)))) for line in self.head]
+                continue
+            name = None if out in self.full else room.in_place(call, k) or room.again(call, k)
+            if name is None:
+                name = self.fresh(re.sub(r"\W", "", out.name) or "v")
+                lead = f"{out.shape[0] // SAMPLE} * " if out.shape[0] > SAMPLE else ""
+                rest = "".join(f", {m}" for m in out.shape[1:]) or ","
+                if out in self.full:
+                    stack = self.names[out, ""] = self.fresh(name + "s")
+                    self.head.append(f"{stack} = np.empty(({lead}T{rest}), {_dtype(out)})")
+                    self.block.append(f"{name} = {stack}[{lead}start:{lead}part.stop]")
+                else:
+                    buffer = self.fresh(name + "_all")
+                    self.head.append(f"{buffer} = np.empty(({lead}min(T, {self.block_size}){rest}), {_dtype(out)})")
+                    self.block.append(f"{name} = {buffer}[:{lead}n]")
+                room.keep(out, name)
+            else:
+                room.keep(out, name, again=True)
+            self.steps_of[out] = name
+            self.block_names.add(name)
+            self.block.append(self._into(call, texts, name))
 
     # ---- where results are kept -----------------------------------------------------------------------------------
 
@@ -406,9 +441,9 @@ class Source:
             return self.where[arg], ATOM
         s = self.s
         if arg in s.varying:
-            name = self.where[arg] = self.fresh(self.name(s.stacked[arg]).split("[")[0] + "_t")
             stacked = s.stacked[arg]
             text = self.steps_of.get(stacked) or self.name(stacked)
+            name = self.where[arg] = self.fresh(text.split("[")[0] + "_t")
             self.block_names |= {text} if stacked in self.steps_of else set()
             self.every(name, text, arg.shape)
             return name, ATOM

@@ -22,6 +22,7 @@ class Schedule:
     def __init__(self, loop, readable=False):
         self.loop, self.readable = loop, readable
         self.once, self.before, self.inside, self.after = [], [], [], []
+        self.summing = set()  # those of `after` that sum over time
         self.stacked, self.stored = {}, []
         self._maker, self._lifts = {}, {}
         self._sort()
@@ -38,7 +39,7 @@ class Schedule:
                 varying.update(call.outs)
                 flags = [a in varying for a in call.args if isinstance(a, Value)]
                 liftable = self.lift(call, varying) is not None
-                stays = self.readable and call.op.name not in ("matmul", "einsum")
+                stays = self.readable and call.op.name not in ("matmul", "einsum", "transpose")
                 if not liftable or stays or not carried.isdisjoint(args):
                     carried.update(call.outs)
                 if not liftable:
@@ -67,7 +68,7 @@ class Schedule:
         """The value that holds `value` of all steps; asking for it has it computed or stored."""
         if value in self.stacked:
             return self.stacked[value]
-        if value in self.recurrent and not self._seen_through(value):
+        if value in self.recurrent and (self.readable or not self._seen_through(value)):
             self.stored.append(value)
             self.stacked[value] = Value((Steps(SAMPLE), *value.shape), value.dtype, value.name)
             return self.stacked[value]
@@ -141,7 +142,7 @@ class Schedule:
             return self._traced(lambda T, v: v * T, [value], [False], with_steps=True)
         call = self._maker.get(value)
         if call is not None and value not in self.recurrent:
-            if call.op.name in ("reshape", "transpose", "negative") and len(call.args) == 1:
+            if call.op.name in ("reshape", "transpose", "negative", "scatter_add") and len(call.args) == 1:
                 inner = self._summed(call.args[0])
                 return self._traced(lambda v: call.op(v, **call.statics), [inner], [False])
             if call.op.name in ("add", "subtract") and all(isinstance(a, Value) and a.shape == value.shape for a in call.args):
@@ -184,7 +185,9 @@ class Schedule:
             tensors.append(tensor)
         with switched(grad=False, recorder=tracer), np.errstate(all="ignore"):
             out = function(*([Steps(SAMPLE)] if with_steps else []), *tensors)
+        start = len(self.after)
         self.adopt(tracer, known, self.after)
+        self.summing.update(self.after[start:])
         return tracer.value(out)
 
 
