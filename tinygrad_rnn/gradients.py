@@ -16,7 +16,7 @@ from .errors import ArgumentError, DtypeError, GradientError, TraceError, messag
 from .ops.shape import identity, stack, stop_gradient
 from .primitive import UNTRACKED, outputs
 from .tensor import Leaf, Node, Tensor, mode, switched
-from .walk import is_tracked, reachable, walk
+from .walk import is_tracked, reachable, tracked_beyond, walk
 
 # ---- Tensor.backward ----------------------------------------------------------------------------------------
 
@@ -81,13 +81,44 @@ def _retire(fresh):
             leaf._node.live = False
 
 
-def _release(value, inputs, foreign=None):
-    """`value` as the outside sees it: a plain array of its own, unless something beyond `inputs` tracks it."""
-    if not isinstance(value, Tensor) or mode.get().tracing:
-        return value
-    if value._node is not None and mode.get().grad and foreign is not False and reachable([value._node], inputs)[1]:
-        return value
-    return np.array(value._array)
+class _Inputs:
+    """What a transform differentiates by: the leaves of some trees, each a fresh start; `nodes` are their places in the graph."""
+
+    def __init__(self, args):
+        flat = [trees.flatten(arg) for arg in args]
+        self.fresh = [[_fresh(leaf) for leaf in leaves] for leaves, _ in flat]
+        self.structures = [structure for _, structure in flat]
+        self.nodes = {leaf._node: None for leaves in self.fresh for leaf in leaves if is_tracked(leaf)}
+
+    def into(self, f):
+        """What f makes of them."""
+        with switched(grad=True):
+            y = f(*[trees.unflatten(structure, leaves) for structure, leaves in zip(self.structures, self.fresh)])
+        for leaves in self.fresh:
+            _retire(leaves)
+        return y
+
+    def cotangents(self, found):
+        """What a walk found, as trees: zeros where nothing arrived, None for a leaf that has no gradient."""
+        arrived = dict(zip(found, self.released(list(found.values()))))
+
+        def one(leaf):
+            if not is_tracked(leaf):
+                return None
+            g = arrived.get(leaf._node)
+            return np.zeros(leaf.shape, leaf.dtype) if g is None else g
+
+        return [trees.unflatten(structure, [one(leaf) for leaf in leaves]) for structure, leaves in zip(self.structures, self.fresh)]
+
+    def released(self, values, foreign=True):
+        """`values` as the outside sees them: plain arrays of their own, but Tensors where something else tracks them.
+        `foreign` is what `reachable` says of them, if the caller has asked."""
+        now = mode.get()
+        if now.tracing:
+            return values
+        nodes = [value._node for value in values if is_tracked(value)] if foreign and now.grad else []
+        beyond = tracked_beyond(nodes, self.nodes) if nodes else ()
+        return [value if not isinstance(value, Tensor) or value._node in beyond else np.array(value._array) for value in values]
 
 
 def vjp(f, *primals) -> tuple[Any, Callable[..., Any]]:
@@ -103,28 +134,22 @@ def vjp(f, *primals) -> tuple[Any, Callable[..., Any]]:
         >>> pullback(np.ones(2))[0]
         array([2., 4.])
     """
-    flat = [trees.flatten(primal) for primal in primals]
-    fresh = [[_fresh(leaf) for leaf in leaves] for leaves, _ in flat]
-    inputs = {leaf._node: None for leaves in fresh for leaf in leaves if is_tracked(leaf)}
-    with switched(grad=True):
-        y = f(*(trees.unflatten(structure, leaves) for leaves, (_, structure) in zip(fresh, flat)))
-    for leaves in fresh:
-        _retire(leaves)
+    inputs = _Inputs(primals)
+    y = inputs.into(f)
     ys, structure = trees.flatten(y)
     nodes = [leaf._node if isinstance(leaf, Tensor) else None for leaf in ys]
     shapes = [np.shape(leaf) for leaf in ys]
-    reach = reachable([node for node in nodes if node is not None], inputs)
+    reach = reachable([node for node in nodes if node is not None], inputs.nodes)
 
     def pullback(g):
         given = trees.flatten_like(g, structure)
         if given is None or [np.shape(one) for one in given] != shapes:
             facts = {"y": structure, "shapes of y": shapes, "shapes of g": [np.shape(one) for one in trees.flatten(g)[0]]}
             raise ArgumentError(message("pullback(g)", "g does not have the structure and shapes of y", facts, "Pass a tree like y."))
-        found = walk([(node, one) for node, one in zip(nodes, given) if node is not None], inputs, reach=reach)
-        return tuple(trees.unflatten(structure, [_cotangent(leaf, found, inputs) for leaf in leaves])
-                     for leaves, (_, structure) in zip(fresh, flat))
+        found = walk([(node, one) for node, one in zip(nodes, given) if node is not None], inputs.nodes, reach=reach)
+        return tuple(inputs.cotangents(found))
 
-    return trees.unflatten(structure, [_release(leaf, inputs, reach[1]) for leaf in ys]), pullback
+    return trees.unflatten(structure, inputs.released(ys, foreign=reach[1])), pullback
 
 
 def value_and_grad(f, argnums: int | tuple[int, ...] = 0, has_aux=False) -> Callable[..., Any]:
@@ -138,41 +163,25 @@ def value_and_grad(f, argnums: int | tuple[int, ...] = 0, has_aux=False) -> Call
         >>> tg.value_and_grad(lambda p: (p["w"] * p["w"]).sum())({"w": np.array([3.0])})
         (array(9.), {'w': array([6.])})
     """
-    places = argnums if isinstance(argnums, tuple) else (argnums,)
-
     def transformed(*args, **options):
-        chosen = _checked_arguments("grad", f, places, args)
-        flat = [trees.flatten(arg) for arg in chosen]
-        fresh = [[_fresh(leaf) for leaf in leaves] for leaves, _ in flat]
-        inputs = {leaf._node: None for leaves in fresh for leaf in leaves if is_tracked(leaf)}
-        full = list(args)
-        for i, leaves, (_, structure) in zip(places, fresh, flat):
-            full[i] = trees.unflatten(structure, leaves)
-        with switched(grad=True):
-            y = f(*full, **options)
-        for leaves in fresh:
-            _retire(leaves)
+        of_chosen, chosen = _chosen("grad", f, argnums, args, options)
+        inputs = _Inputs(chosen)
+        y = inputs.into(of_chosen)
         y, aux = y if has_aux else (y, None)
-        seed = _one(f, y)
-        found, foreign = {}, False
+        seed, found, foreign = _one(f, y), {}, False
         if is_tracked(y):
-            reach = reachable([y._node], inputs)
-            found, foreign = walk([(y._node, seed)], inputs, reach=reach), reach[1]
-        grads = [trees.unflatten(structure, [_cotangent(leaf, found, inputs) for leaf in leaves]) for leaves, (_, structure) in zip(fresh, flat)]
-        y = _release(y, inputs, foreign)
-        out = tuple(grads) if isinstance(argnums, tuple) else grads[0]
-        return ((y, trees.map(lambda leaf: _release(leaf, inputs), aux)), out) if has_aux else (y, out)
+            reach = reachable([y._node], inputs.nodes)
+            found, foreign = walk([(y._node, seed)], inputs.nodes, reach=reach), reach[1]
+        grads = inputs.cotangents(found)
+        grads = tuple(grads) if isinstance(argnums, tuple) else grads[0]
+        (y,) = inputs.released([y], foreign)
+        if not has_aux:
+            return y, grads
+        leaves, structure = trees.flatten(aux)
+        return (y, trees.unflatten(structure, inputs.released(leaves))), grads
 
     transformed.__doc__ = f.__doc__
     return transformed
-
-
-def _cotangent(leaf, found, inputs):
-    """What arrived at a fresh input: zeros when nothing did, None when it has no gradient."""
-    if not is_tracked(leaf):
-        return None
-    g = found.get(leaf._node)
-    return np.zeros(leaf.shape, leaf.dtype) if g is None else g if type(g) is np.ndarray else _release(g, inputs)
 
 
 def _one(f, y):
@@ -190,24 +199,16 @@ def _who(transform, f):
     return f"{transform}({getattr(f, '__name__', type(f).__name__)})"
 
 
-def _checked_arguments(transform, f, places, args):
-    """The arguments at `places`, each with something in it to differentiate by."""
-    if not all([-len(args) <= i < len(args) for i in places]):
-        raise ArgumentError(message(_who(transform, f), "there is no argument of that number",
-                                    {"argnums": places if len(places) > 1 else places[0], "arguments": len(args)},
-                                    "Pass the argument by position, counted from 0."))
-    chosen = [args[i] for i in places]
-    for i, arg in zip(places, chosen):
-        if not any(_is_float(leaf) for leaf in trees.flatten(arg)[0]):
-            raise DtypeError(message(_who(transform, f), f"argument {i} has no floating point leaf",
-                                     {"argument": repr(arg)[:60]}, "Pass floats (2.0, not 2) or arrays of a float dtype."))
-    return chosen
-
-
 def _chosen(transform, f, argnums, args, options):
     """`f` as a function of the arguments numbered `argnums` alone, and these arguments."""
     places = argnums if isinstance(argnums, tuple) else (argnums,)
-    chosen = _checked_arguments(transform, f, places, args)
+    if not all([-len(args) <= i < len(args) for i in places]):
+        raise ArgumentError(message(_who(transform, f), "there is no argument of that number",
+                                    {"argnums": argnums, "arguments": len(args)}, "Pass the argument by position, counted from 0."))
+    for i in places:
+        if not any([_is_float(leaf) for leaf in trees.flatten(args[i])[0]]):
+            raise DtypeError(message(_who(transform, f), f"argument {i} has no floating point leaf",
+                                     {"argument": repr(args[i])[:60]}, "Pass floats (2.0, not 2) or arrays of a float dtype."))
 
     def of_chosen(*chosen):
         full = list(args)
@@ -215,7 +216,7 @@ def _chosen(transform, f, argnums, args, options):
             full[i] = arg
         return f(*full, **options)
 
-    return of_chosen, chosen
+    return of_chosen, [args[i] for i in places]
 
 
 def _zeros(leaf):

@@ -66,6 +66,22 @@ def reachable(roots, targets):
     return sorted(seen, key=attrgetter("order"), reverse=True), foreign, mixed
 
 
+def tracked_beyond(roots, targets):
+    """Those nodes among what `roots` were computed from that something else than `targets` tracks."""
+    order, foreign, _ = reachable(roots, targets)
+    beyond = set()
+    for node in reversed(order) if foreign else ():
+        if node in targets:
+            tracked = bool(node.parents)
+        elif type(node) is Leaf:
+            tracked = node.live
+        else:
+            tracked = not beyond.isdisjoint(node.parents)
+        if tracked:
+            beyond.add(node)
+    return beyond
+
+
 def _depending(order, targets):
     """Those of `order` that were computed from `targets`: nothing else needs a cotangent."""
     depends = set()
