@@ -83,6 +83,9 @@ def test_the_demo_compares_corrects_trains_and_draws(here, capsys):
     assert "DIFFERS" not in text and text.count("agrees") == 2 * 34 + 2 and text.endswith("Every gradient agrees.\n")
     assert "loss 132219.50990087, validation 66107.73179593" in text  # what the first source prints at its own start
     assert "[0.79494228 0.81839002 0.83939649 0.85584174]" in text  # and the fourth
+    for bug in ("does not depend on the error", "broadcasting in the loss", "transpose missing", "weights returned in place of their gradient",
+                "activation derivative taken of the previous step", "a layer's weights missing from the chain"):
+        assert f"engine: {bug}" in text
     assert "dWhh = " in text and 'd["Whh"] += delta @ h[t].T' in text  # the derived code and the one by hand
     assert "relative error Whx 0.88, Whh 1.3, Wyh 0.84, bh 1.1, x 0.85; right: by" in text
     if importlib.util.find_spec("matplotlib"):

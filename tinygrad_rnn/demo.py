@@ -3,7 +3,7 @@
 Knows how to show what the engine found: the automatic gradient of every source beside the one derived by hand and
 central differences, each mistake of the sources by how far it leads astray, and each model trained by its own
 recipe with the figures that its page prints. Refuses to know how a gradient is found. Below it: sources,
-explain, gradients, progress.
+check, explain, gradients, progress.
 """
 
 import inspect
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .check import diagnose
 from .explain import ledger, source
 from .gradients import value_and_grad
 from .ops import tanh
@@ -142,7 +143,8 @@ def compare(model, say):
 
 
 def errata(model, say):
-    """Each mistake of the source, and how far the gradients that it leads to are from the engine's."""
+    """Each mistake of the source, how far the gradients that it leads to are from the engine's, and what the engine makes of them
+    alone: it is told nothing but the loss and the function that returns them."""
     mine = [e for e in model.page.ERRATA if e.corrected in (None, model.bptt)]
     if model.bptt is counting.bptt_logistic:
         mine = []  # the page's errata stand with its first model
@@ -156,8 +158,13 @@ def errata(model, say):
         off = {name: relative_error(written[name], automatic[name]) for name in written if name in automatic}
         wrong = ", ".join(f"{name} {error:.2g}" for name, error in off.items() if error > DIFFERENCES)
         right = ", ".join(name for name, error in off.items() if error <= DIFFERENCES)
-        found = f"engine: relative error {wrong}" + (f"; right: {right}" if right else "")
-        say(textwrap.fill(found, width, initial_indent=" " * 11, subsequent_indent=" " * 13))
+        told = [f"relative error {wrong}" + (f"; right: {right}" if right else "")]
+        named = {}
+        for finding in diagnose(model.loss, params, data, erratum.as_written).findings:
+            named.setdefault((finding.bug, finding.explanation), []).append(finding.tensor)
+        told += [f"{bug}: {explanation} (spoils {', '.join(tensors)})" for (bug, explanation), tensors in named.items()]
+        for text in told:
+            say(textwrap.fill(f"engine: {text}", width, initial_indent=" " * 11, subsequent_indent=" " * 13))
 
 
 def derivation(say):
@@ -175,8 +182,8 @@ def derivation(say):
     text = source(elman_cell, params["h0"], x)
     left = ["derived by the engine", *text[text.index("def backward"):].splitlines()]
     right = ["derived by hand", *inspect.getsource(elman.bptt).splitlines()]
-    right = [line if len(line) < 72 else line[:70] + " …" for line in right if '"""' not in line and "Shapes:" not in line and line]
-    beside(left, right, say)
+    beside(*([line if len(line) < 72 else line[:70] + " …" for line in lines if line and '"""' not in line and "Shapes:" not in line]
+             for lines in (left, right)), say)
 
     alone = {}
     exec(text, alone)
