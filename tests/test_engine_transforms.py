@@ -375,3 +375,13 @@ def test_checkpoint_leaves_untracked_outputs_alone():
     x = tg.tensor([1.0, 2.0], requires_grad=True)
     y, index = tg.checkpoint(lambda x: (x * x, np.argmax(x)))(x)
     assert index == 1 and y.requires_grad
+
+
+def test_only_what_something_else_tracks_comes_out_tracked():
+    w = tg.tensor(2.0, requires_grad=True)
+    y, pullback = tg.vjp(lambda x: {"own": x * x, "shared": x * w}, 3.0)
+    assert type(y["own"]) is np.ndarray and y["shared"].requires_grad
+    (g,) = pullback({"own": 1.0, "shared": 0.0})
+    assert g.requires_grad and g.item() == 6.0
+    (value, aux), g = tg.value_and_grad(lambda x: (x * x, (x * w, x + 1.0)), has_aux=True)(3.0)
+    assert type(value) is type(g) is type(aux[1]) is np.ndarray and aux[0].requires_grad
