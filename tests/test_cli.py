@@ -43,7 +43,7 @@ def refused(capsys):
 
 # ---- help ---------------------------------------------------------------------------------------------------
 
-COMMANDS = ("demo", "train", "sample")
+COMMANDS = ("demo", "train", "sample", "derive", "check", "diagnose", "exercise", "grade", "bench")
 
 
 def test_help_names_every_command():

@@ -166,6 +166,45 @@ def test_check_fails_for_a_cell_that_remembers(files, capsys):
     assert cli.main(["check", "remembers.py:counting"]) == 1
 
 
+# ---- exercise and grade -------------------------------------------------------------------------------------
+
+
+def test_an_exercise_is_written_once_and_graded(files, capsys, refused):
+    assert cli.main(["exercise", "elman"]) == 0
+    assert capsys.readouterr().out.startswith("wrote elman_skeleton.py\n")
+    assert "the file exists already" in refused("exercise", "elman")
+    assert cli.main(["grade", "elman_skeleton.py"]) == 1
+    assert "of 6 gradients right" in capsys.readouterr().out
+    (files / "elman_skeleton.py").write_text(tg.exercises.solution("elman"))
+    assert cli.main(["grade", "elman_skeleton.py"]) == 0
+    assert "6 of 6 gradients right" in capsys.readouterr().out
+
+
+def test_a_hint_names_the_mistake(files, capsys):
+    assert cli.main(["exercise", "classifier", "bug", "--seed", "3", "--out", "mine.py"]) == 0
+    capsys.readouterr()
+    assert cli.main(["grade", "mine.py"]) == 1 and "diagnose:" not in capsys.readouterr().out
+    assert cli.main(["grade", "mine.py", "--hint"]) == 1 and "diagnose:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text, words", [
+    ("x = 1\n", "the file defines no loss, no params, no data, no bptt"),
+    ("from tinygrad_rnn.sources.elman import loss, example\nparams, data = example()\ndef bptt(params, x, y):\n    return 1 / 0\n",
+     "line 4: ZeroDivisionError: division by zero"),
+    ("from tinygrad_rnn.sources.elman import loss, example\nparams, data = example()\ndef bptt(params, x, y):\n    return 3\n", "cannot be graded"),
+])
+def test_a_file_that_cannot_be_graded_gets_a_report(files, capsys, text, words):
+    (files / "mine.py").write_text(text)
+    assert cli.main(["grade", "mine.py"]) == 1
+    out, err = capsys.readouterr()
+    assert words in out and "Traceback" not in out + err
+
+
+def test_exercise_and_grade_refuse_what_is_not_there(refused):
+    assert "there is no such exercise" in refused("exercise", "algebra")
+    assert "gone.py: no such file" in refused("grade", "gone.py")
+
+
 # ---- bench --------------------------------------------------------------------------------------------------
 
 

@@ -106,6 +106,16 @@ def parser():
                   "params (a dict of arrays), data (a tuple), and the function(params, *data) -> (loss, grads). Exit status 1 if a gradient is wrong. " + own)
     sub.add_argument("function", metavar="FILE.py:function", help="the derivation")
 
+    sub = command(exercise, "exercise", "write an exercise: a derivation to be made, or one with a mistake to be found", "Then: tinygrad-rnn grade FILE.py.")
+    sub.add_argument("name", metavar="NAME", help="elman, counting, classifier or step_by_step")
+    sub.add_argument("kind", nargs="?", choices=("skeleton", "bug"), default="skeleton", help="an empty backward pass, or one with a mistake")
+    sub.add_argument("--seed", type=int, default=0, help="chooses the mistake and the numbers")
+    sub.add_argument("--out", metavar="FILE.py", help="the file to write (default: NAME_KIND.py)")
+
+    sub = command(grade, "grade", "say which gradients of an exercise are right", "Exit status 1 unless all of them are. The file is run as your own code.")
+    sub.add_argument("file", metavar="FILE.py", help="the exercise, with your derivation in its bptt")
+    sub.add_argument("--hint", action="store_true", help="also say what the diagnosis thinks of the wrong ones")
+
     sub = command(bench, "bench", "run the benchmarks that this machine can run", "Libraries that are not installed are left out.")
     sub.add_argument("names", nargs="*", metavar="NAME", help="benchmarks (default: all)")
     sub.add_argument("--options", nargs=argparse.REMAINDER, default=[], metavar="…",
@@ -267,6 +277,21 @@ def diagnose(arguments):
     from .laboratory import diagnosis
 
     return _verdict(diagnosis(arguments.function))
+
+
+def exercise(arguments):
+    from .exercises import write
+
+    path = write(arguments.name, arguments.kind, path=arguments.out, seed=arguments.seed)
+    print(f"wrote {path}\nNow edit it, and then: {PROGRAM} grade {path}")
+
+
+def grade(arguments):
+    from .exercises import grade
+
+    if not Path(arguments.file).is_file():
+        raise errors.ArgumentError(f"{arguments.file}: no such file. Write one with: {PROGRAM} exercise NAME")
+    return _verdict(grade(arguments.file, hint=arguments.hint))
 
 
 def _verdict(report):
