@@ -248,7 +248,7 @@ class Known:
             after, (ys, y_structure) = trees.flatten_like(new, structure), trees.flatten(y)
             if after is None or follower.at < len(self.steps) or y_structure != self.y_structure:
                 return None
-            outs = [follower.number(out, out._array if type(out) is Tensor else out) for out in (*after, *ys)]
+            outs = [follower.number(out, out._array if type(out) is Tensor else np.asarray(out)) for out in (*after, *ys)]
             return follower.closed if outs == self.outs and len(follower.closed) == len(self.closing) else None
         except Departed:
             return None
