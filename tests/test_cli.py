@@ -64,6 +64,7 @@ def test_every_command_has_help(command, capsys):
     ((), "the following arguments are required: COMMAND"),
     (("dance",), "invalid choice: 'dance'"),
     (("train", "--hidden", "-3"), "argument --hidden: -3 is not a positive number"),
+    (("train", "--seed", "-1"), "argument --seed: -1 is below 0"),
     (("train", "--lr", "nan"), "argument --lr: nan is not a positive number"),
     (("train", "--hiden", "3"), "unrecognized arguments: --hiden"),
     (("sample",), "the following arguments are required: SNAPSHOT"),
@@ -271,6 +272,38 @@ def test_train_refuses_bad_input_in_one_line(here, refused, content, options, wo
     if content is not None:
         (here / "file.txt").write_bytes(content)
     assert words in refused("train", "file.txt", *options)
+
+
+def test_train_refuses_a_picture_that_it_could_not_draw(poem, refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
+    assert "matplotlib is not installed" in refused("train", poem, *SMALL, "--plot", "losses.png")
+    monkeypatch.undo()
+
+
+def test_train_refuses_a_picture_of_no_kind(poem, refused):
+    pytest.importorskip("matplotlib")
+    assert "the ending of the name is no kind of picture" in refused("train", poem, *SMALL, "--plot", "losses.text")
+
+
+@pytest.mark.parametrize("error, words", [
+    (OSError(28, "No space left on device"), "No space left on device"),
+    (MemoryError("Unable to allocate 9 EiB"), "there is not enough memory: Unable to allocate 9 EiB"),
+])
+def test_a_machine_that_gives_out_is_told_in_one_line(poem, refused, monkeypatch, error, words):
+    def fails(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(tg.files, "save", fails)
+    assert words in refused("train", poem, *SMALL)
+
+
+def test_a_fault_of_the_library_itself_is_shown_in_full(poem, monkeypatch):
+    def fails(*arguments, **options):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(tg.files, "save", fails)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        cli.main(["train", poem, *map(str, SMALL)])
 
 
 def test_train_refuses_a_folder_and_csv_without_a_file(here, refused):

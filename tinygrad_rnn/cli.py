@@ -29,6 +29,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(REFUSED, f"{self.prog}: {text} (see {self.prog} --help)\n")
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """argparse's help with defaults, where there are any."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 def main(argv=None):
     """Run one command and return its exit status."""
     arguments = parser().parse_args(argv)
@@ -41,8 +48,10 @@ def main(argv=None):
         return 1
     except Exception as error:
         text = userfile.blamed(error)
-        if text is None and isinstance(error, OSError) and error.filename is not None:
-            text = f"{error.filename}: {error.strerror}"
+        if text is None and isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        if text is None and isinstance(error, MemoryError):
+            text = f"there is not enough memory: {error}"
         if text is None and isinstance(error, OURS):
             text = userfile.in_one_line(str(error))
         if text is None:
@@ -63,7 +72,7 @@ def parser():
 
     def command(run, name, help, description=""):
         sub = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}. {description}".strip(),
-                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                  formatter_class=Help)
         sub.set_defaults(run=run)
         return sub
 
@@ -87,7 +96,7 @@ def parser():
     sub.add_argument("--length", type=_positive, default=500, help="characters to write, or numbers to forecast")
     sub.add_argument("--temperature", type=float, default=1.0, help="below 1 keeps to the likelier characters, 0 always takes the likeliest")
     sub.add_argument("--prompt", default=None, help="text to go on from (default: the end of a line)")
-    sub.add_argument("--seed", type=int, default=0, help="of the draws")
+    sub.add_argument("--seed", type=_seed, default=0, help="of the draws")
     sub.add_argument("--cell", metavar="FILE.py:Cell", default=None, help="the cell, if the network was trained with one of your own")
     own = "FILE.py:NAME is run as your own code."
     sub = command(derive, "derive", "show the backward pass that is derived for a cell", "source: a NumPy module that stands alone, forward and backward. "
@@ -109,7 +118,7 @@ def parser():
     sub = command(exercise, "exercise", "write an exercise: a derivation to be made, or one with a mistake to be found", "Then: tinygrad-rnn grade FILE.py.")
     sub.add_argument("name", metavar="NAME", help="elman, counting, classifier or step_by_step")
     sub.add_argument("kind", nargs="?", choices=("skeleton", "bug"), default="skeleton", help="an empty backward pass, or one with a mistake")
-    sub.add_argument("--seed", type=int, default=0, help="chooses the mistake and the numbers")
+    sub.add_argument("--seed", type=_seed, default=0, help="chooses the mistake and the numbers")
     sub.add_argument("--out", metavar="FILE.py", help="the file to write (default: NAME_KIND.py)")
 
     sub = command(grade, "grade", "say which gradients of an exercise are right", "Exit status 1 unless all of them are. The file is run as your own code.")
@@ -138,7 +147,7 @@ def _train_options(sub):
         ("lr", _rate, "learning rate (depends on the optimizer; adam: 0.003)"),
         ("clip", _rate, "largest norm of the gradient (1)"),
         ("dtype", str, "float32 or float64 (float32)"),
-        ("seed", int, "of the initial weights and the samples (0)"),
+        ("seed", _seed, "of the initial weights and the samples (0)"),
     ):
         sub.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=text)
     sub.add_argument("--epochs", type=_positive, default=10, help="readings of the part to train on")
@@ -154,6 +163,13 @@ def _positive(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _seed(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
 
 
@@ -191,6 +207,8 @@ def train(arguments):
             older = path.with_suffix(".previous.npz")
             path.replace(older)
             print(f"the earlier {path} is now {older}")
+    if arguments.plot:
+        runs.check_drawable(arguments.plot)  # not after hours of training
     print(runs.opening(run))
     updates = arguments.updates or arguments.epochs * len(run.chunks)
     with interrupts() as stopped, contextlib.closing(bar(updates, initial=run.updates, desc="training", unit="update")) as progress:

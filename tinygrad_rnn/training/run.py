@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from .. import optim, trees
-from ..errors import DomainError, NonFiniteError, StateError, message
+from ..errors import DomainError, MissingExtraError, NonFiniteError, StateError, message
 from ..explain.pictures import loss_curves
 from ..ops import stop_gradient
 from ..tensor import no_grad
@@ -287,10 +287,24 @@ def figures(corpus, loss):
     return f"rmse {math.sqrt(loss) * corpus.deviation:.4g}"
 
 
+def check_drawable(path):
+    """Refuse a picture that could not be drawn.
+
+    Raises: MissingExtraError without matplotlib; DomainError for a file name whose ending is no kind of picture.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise MissingExtraError(message("train --plot", "matplotlib is not installed", {}, 'Run pip install "tinygrad-rnn[lab]".')) from error
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if Path(path).suffix[1:] not in kinds:
+        raise DomainError(message(f"train --plot {path}", "the ending of the name is no kind of picture", {"kinds": ", ".join(kinds)}, "Name it *.png."))
+
+
 def picture(run, path):
     """Draw the losses of all reports, in the units that people speak of.
 
-    Raises: MissingExtraError without matplotlib; ValueError for a file name whose ending is no kind of picture.
+    Raises: MissingExtraError without matplotlib.
     """
     text = run.corpus.kind == "text"
     reports = np.array(run.history).reshape(-1, 3)[:, 1:]
