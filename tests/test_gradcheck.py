@@ -187,6 +187,12 @@ def test_smooth_zero_at_a_kink_of_its_parts_is_no_accusation():
     assert gradcheck(lambda x: tg.sum(tg.relu(x) - tg.relu(-x)), AT, order=1).ok  # x itself; the rules give 0 at 0
 
 
+def test_a_jump_cannot_be_told():
+    report = gradcheck(lambda x: tg.sum(tg.where(tg.equal(x, 1.0), 5.0, x)), np.array([1.0, 2.0]), order=1)
+    assert report.verdict == "cannot tell" and report.ok
+    assert derivative(lambda t: 5.0 if t == 0 else t).jump and not derivative(abs).jump
+
+
 def test_a_value_that_is_not_finite_cannot_be_told():
     with np.errstate(all="ignore"):
         report = gradcheck(lambda x: tg.sum(tg.log(x)), np.array([0.0, 1.0]), order=1)

@@ -1,5 +1,6 @@
 """tinygrad_rnn: a small reverse-mode autodiff engine on NumPy for recurrent networks. The public names; computes nothing."""
 
+from . import check as check
 from . import domains as domains
 from . import errors as errors
 from . import explain as explain

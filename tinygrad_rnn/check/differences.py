@@ -21,7 +21,8 @@ class Estimate:
     """A derivative, a bound on its error, and the sweep that it came from (steps fall, errors are bounds).
 
     `left` and `right` are the one-sided derivatives; `kink` says that they stay apart however small the step.
-    `flat` says that no step changed the function's value by a single bit.
+    `jump` says that the value itself stays apart from its neighbours': the function is broken here, or changes over
+    lengths that no step resolves. `flat` says that no step changed the function's value by a single bit.
     """
 
     value: float
@@ -32,6 +33,7 @@ class Estimate:
     left: float
     right: float
     kink: bool
+    jump: bool
     flat: bool
 
     def admits(self, candidate, slack):
@@ -86,7 +88,7 @@ def _judged(center, seen, noise, scale):
     rows = [(t, plus, minus) for _, (t, plus, minus) in sorted(seen.items()) if np.isfinite(plus) and np.isfinite(minus)]
     if len(rows) < 2 or not np.isfinite(center):
         nothing = np.empty(0)
-        return Estimate(np.nan, np.inf, nothing, nothing, nothing, np.nan, np.nan, False, False)
+        return Estimate(np.nan, np.inf, nothing, nothing, nothing, np.nan, np.nan, False, False, False)
     t, plus, minus = (np.array(column) for column in zip(*rows))
     with np.errstate(all="ignore"):
         values = plus / (2 * t) - minus / (2 * t)
@@ -98,11 +100,11 @@ def _judged(center, seen, noise, scale):
         errors = rounding + np.append(np.abs(np.diff(values)), np.inf) + disagreement
         best = int(np.argmin(errors))
         right, left = (plus - center) / t, (center - minus) / t
-        jump = np.abs(right - left)
-        k = best + 1
-        kink = jump[k] > 0.5 * jump[best] and jump[k] > 8 * rounding[k] and jump[k] > 1e-4 * max(abs(right[k]), abs(left[k]))
+        bend, k = np.abs(right - left), best + 1
+        kink = bend[k] > 0.5 * bend[best] and bend[k] > 8 * rounding[k] and bend[k] > 1e-4 * max(abs(right[k]), abs(left[k]))
+        jump = kink and bend[k] > 0.5 * SHRINK * bend[best]
     flat = bool(np.all(plus == center) and np.all(minus == center))
-    return Estimate(float(values[best]), float(errors[best]), t, values, errors, float(left[k]), float(right[k]), bool(kink), flat)
+    return Estimate(float(values[best]), float(errors[best]), t, values, errors, float(left[k]), float(right[k]), bool(kink), bool(jump), flat)
 
 
 def complex_step(phi):

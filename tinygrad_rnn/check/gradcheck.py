@@ -501,6 +501,8 @@ class _Level:
         innocent = ""
         if self.watcher.extreme:
             innocent = f"numbers near the limit of the range ({self.watcher.extreme[0]})"
+        elif sweep.jump:
+            innocent = "the function jumps here"
         elif sweep.admits(found.yours, found.allowed):
             innocent = "differences settle on two values"
         elif np.isfinite(found.yours) and sweep.kink and sweep.between(found.yours, found.allowed):

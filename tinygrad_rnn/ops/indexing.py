@@ -7,6 +7,8 @@ An index is parted into a static template and the arrays in it, so that an index
 traced cell. Cotangents of many slices of one array are added into one buffer (`into`), not into many.
 """
 
+import math
+
 import numpy as np
 
 from ..domains import REALS
@@ -59,9 +61,12 @@ def _getitem_over_time(T, stacked, x, *where, index):
 
 
 @primitive(domain=REALS, analytic=True, view=True, numpy=False, over_time=_getitem_over_time,
-           sample=lambda rng: [((rng.normal(size=(4, 3)),), {"index": i}) for i in ((1,), (slice(1, 3),), (Ellipsis, 0), (None, slice(None, None, 2)), (slice(None), slice(None, None, -1)))]
-           + [((rng.normal(size=(4, 3)), np.array([2, 0, 2])), {"index": (PLACE,)}), ((rng.normal(size=(4, 3)), np.array([3, 0]), np.array([1, 1])), {"index": (PLACE, PLACE)}),
+           sample=lambda rng: [((rng.normal(size=(4, 3)),), {"index": i}) for i in (
+               (1,), (slice(1, 3),), (Ellipsis, 0), (None, slice(None, None, 2)), (slice(None), slice(None, None, -1)))]
+           + [((rng.normal(size=(4, 3)), np.array([2, 0, 2])), {"index": (PLACE,)}),
+              ((rng.normal(size=(4, 3)), np.array([3, 0]), np.array([1, 1])), {"index": (PLACE, PLACE)}),
               ((rng.normal(size=(4, 3)), rng.normal(size=(4, 3)) > 0), {"index": (PLACE,)})],
+           reference=lambda x, *where, index: np.array(x.tolist(), x.dtype).reshape(x.shape)[_filled(index, where)],
            remedy="Use an index that lies inside the array.",
            faults=[((np.ones((2, 3)),), {"index": (2,)}, "out of bounds"), ((np.ones(3),), {"index": (0, 0)}, "too many indices")])
 def getitem(x, /, *where, index):
@@ -83,6 +88,9 @@ def getitem(x, /, *where, index):
 @primitive(domain=REALS, analytic=True, numpy=False,
            sample=lambda rng: [((rng.normal(size=3),), {"index": (slice(None), 1), "shape": (3, 4)}),
                                ((rng.normal(size=(3, 2)), np.array([0, 2, 0])), {"index": (PLACE,), "shape": (4, 2)})],
+           reference=lambda values, *where, index, shape: sum(
+               (np.zeros(shape, int) + (np.arange(math.prod(shape)).reshape(shape) == place)) * value for place, value in
+               zip(np.arange(math.prod(shape)).reshape(shape)[_filled(index, where)].ravel(), values.ravel())),
            over_time=lambda T, stacked, g_, *where, index, shape: scatter_add(
                g_, index=(slice(None), *index), shape=(T, *shape)) if _basic(index) else None)
 def scatter_add(values, /, *where, index, shape):

@@ -76,7 +76,7 @@ def _aligned(T, x, rank):
                ((3,), (5, 3, 4)), ((5, 2, 3), (3,)), ((1, 5, 2, 3), (6, 1, 3, 4)))],
            reference=lambda a, b: np.einsum({(1, 1): "j,j->", (1, 2): "j,jk->k", (2, 1): "ij,j->i"}.get(
                (a.ndim, b.ndim), "...j,...jk->...k" if a.ndim == 1 else "...ij,j->...i" if b.ndim == 1 else "...ij,...jk->...ik"), a, b),
-           faults=[((np.ones((2, 3)), np.ones((4, 2))), {}, "mismatch in its core dimension")],
+           faults=[((np.ones((2, 3)), np.ones((4, 2))), {}, "not aligned"), ((np.ones((5, 2, 3)), np.ones((5, 4, 2))), {}, "mismatch in its core dimension")],
            remedy="Make the last size of a equal to the second to last size of b.")
 def matmul(a, b, /, *, out=None):
     """Matrix product, with NumPy's rules for vectors and stacks of matrices.
@@ -122,6 +122,18 @@ def _einsum_over_time(T, stacked, *operands, subscripts):
     return einsum(spec, *operands)
 
 
+def _einsum_by_loops(operands, subscripts):
+    """The definition: every operand along all letters, multiplied, and summed over those that the output lacks."""
+    terms, out = _letters(subscripts)
+    letters = out + "".join(sorted(set("".join(terms)) - set(out)))
+    product = 1.0
+    for operand, term in zip(operands, terms):
+        order = sorted(range(len(term)), key=lambda i, term=term: letters.index(term[i]))
+        sizes = dict(zip(term, operand.shape))
+        product = product * operand.transpose(order).reshape([sizes.get(c, 1) for c in letters])
+    return np.sum(product, axis=tuple(range(len(out), len(letters))))
+
+
 def einsum_kernel(*operands, subscripts):
     """Sum of products over named axes; `einsum("ij,jk->ik", a, b)` is the public form.
 
@@ -140,6 +152,7 @@ einsum_ = primitive(
     sample=lambda rng: [((rng.normal(size=(2, 3)), rng.normal(size=(3, 4))), {"subscripts": "ij,jk->ik"}),
                         ((rng.normal(size=(2, 3)),), {"subscripts": "ij->j"}),
                         ((rng.normal(size=3), rng.normal(size=3), rng.normal(size=(2, 3))), {"subscripts": "i,i,ki->k"})],
+    reference=lambda *operands, subscripts: _einsum_by_loops(operands, subscripts),
     faults=[((np.ones((2, 3)), np.ones((4, 5))), {"subscripts": "ij,jk->ik"}, "")], remedy="Give axes of one letter one size.")
 einsum_.vjp(operands=_einsum_rule)
 

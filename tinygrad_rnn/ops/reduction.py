@@ -95,7 +95,7 @@ mean.vjp(x=lambda g, x_shape, axis: np.broadcast_to(_spread(g, x_shape, axis) / 
 def _share_of_extreme(g, x, y, axis):
     """g to the elements that reach the extreme, in equal parts."""
     hit = np.equal(x, _spread(y, x.shape, axis))
-    return np.where(hit, _spread(g, x.shape, axis) / np.sum(hit, axis=axis, keepdims=True), 0)
+    return np.where(hit, _spread(g, x.shape, axis) / np.sum(hit, axis=axis, keepdims=True).astype(g.dtype), 0)
 
 
 def _tied(x, axis, extreme):
@@ -238,7 +238,8 @@ def std(x, /, *, axis=None, ddof=0, keepdims=False):
     """
     if np.iscomplexobj(x):
         return np.sqrt(var(x, axis=axis, ddof=ddof, keepdims=keepdims))
-    return np.std(x, axis=axis, ddof=ddof, keepdims=keepdims)
+    first = x[tuple(slice(0, 1) if i in _normal(axis, x.ndim) else slice(None) for i in range(x.ndim))] if np.ndim(x) else x
+    return np.std(x - first, axis=axis, ddof=ddof, keepdims=keepdims)  # of equal elements exactly 0, which their mean would miss
 
 
 std.vjp(x=lambda g, x, y, axis, ddof: _over_or_zero(_spread(g, x.shape, axis) * _deviation(x, axis),

@@ -85,7 +85,8 @@ minimum.vjp(a=lambda g, a, b: _half_at_ties(g, np.less(a, b), np.equal(a, b)),
            kinks=lambda x, min, max: np.isin(x, [bound for bound in (min, max) if bound is not None]),
            sample=lambda rng: [((away_from(-1.0, 1.0).sample(rng, (3, 4)),), {"min": -1.0, "max": 1.0}),
                                ((away_from(1.0).sample(rng, (4,)),), {"max": 1.0})],
-           reference=lambda x, min, max: np.where(x < (-np.inf if min is None else min), min, np.where(x > (np.inf if max is None else max), max, x)).astype(float))
+           reference=lambda x, min, max: np.where(
+               x < (-np.inf if min is None else min), min, np.where(x > (np.inf if max is None else max), max, x)).astype(float))
 def clip(x, /, *, min=None, max=None, out=None):
     """x held between two numbers; `min` or `max` may be None.
 

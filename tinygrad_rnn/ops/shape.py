@@ -23,7 +23,7 @@ def axes_of(who, x, axis, new=False):
     return tuple(a % ndim for a in axes)
 
 
-@primitive(domain=REALS, elementwise=True, analytic=True, view=True)
+@primitive(domain=REALS, elementwise=True, analytic=True, view=True, numpy=False, reference=np.positive)
 def identity(x, /):
     """The same values: a new start in the graph.
 
@@ -39,7 +39,7 @@ def identity(x, /):
 identity.vjp(x=lambda g: g)
 
 
-@primitive(domain=REALS, elementwise=True, view=True)
+@primitive(domain=REALS, elementwise=True, view=True, numpy=False, reference=np.positive)
 def stop_gradient(x, /):
     """The same values, through which no gradient flows back.
 
@@ -281,8 +281,11 @@ def concatenate_kernel(*parts, axis=0, out=None):
 concatenate_kernel.__name__ = "concatenate"
 concatenate_ = primitive(
     concatenate_kernel, domain=REALS, analytic=True, over_time=_concatenate_over_time, numpy=False,
-    sample=lambda rng: [((rng.normal(size=(2, 3)), rng.normal(size=(2, 1)), rng.normal(size=(2, 2))), {"axis": 1}), ((rng.normal(size=2), rng.normal(size=3)), {})],
-    faults=[((np.ones((2, 3)), np.ones((3, 3))), {"axis": 1}, "must match exactly")], remedy="Make all axes but the joined one equal.")
+    sample=lambda rng: [((rng.normal(size=(2, 3)), rng.normal(size=(2, 1)), rng.normal(size=(2, 2))), {"axis": 1}),
+                        ((rng.normal(size=2), rng.normal(size=3)), {})],
+    faults=[((np.ones((2, 3)), np.ones((3, 3))), {"axis": 1}, "must match exactly")],
+    reference=lambda *parts, axis: np.moveaxis(np.array([row for part in parts for row in np.moveaxis(part, axis, 0)]), 0, axis),
+    remedy="Make all axes but the joined one equal.")
 concatenate_.vjp(parts=lambda g, parts_shape, axis: _part_slices(g, parts_shape, axis))
 
 
@@ -327,7 +330,8 @@ stack_kernel.__name__ = "stack"
 stack_ = primitive(
     stack_kernel, domain=REALS, analytic=True, over_time=_stack_over_time, numpy=False,
     sample=lambda rng: [((rng.normal(size=(2, 3)), rng.normal(size=(2, 3))), {"axis": a}) for a in (0, 1, -1)],
-    faults=[((np.ones(2), np.ones(3)), {}, "same shape")], remedy="Stack arrays of one shape.")
+    faults=[((np.ones(2), np.ones(3)), {}, "same shape")],
+    reference=lambda *parts, axis: np.moveaxis(np.array(parts), 0, axis), remedy="Stack arrays of one shape.")
 stack_.vjp(parts=lambda g, axis: list(unstack(g, axis)))
 
 
@@ -353,6 +357,7 @@ def _rejoined(g, y, join):
 
 
 @primitive(domain=REALS, analytic=True, view=True, numpy=False, sample=lambda rng: [((rng.normal(size=(2, 6)),), {"sizes": (1, 2, 3), "axis": 1})],
+           reference=lambda x, sizes, axis: tuple(np.take(x, range(sum(sizes[:i]), sum(sizes[:i + 1])), axis) for i in range(len(sizes))),
            faults=[((np.ones(5),), {"sizes": (2, 2)}, "the sizes do not add up")],
            over_time=lambda T, stacked, x, *, sizes, axis: split_(x, sizes=sizes, axis=axis + 1 if axis >= 0 else axis))
 def split_(x, /, *, sizes, axis=0):
@@ -424,7 +429,7 @@ unstack.vjp(x=lambda g, y, axis: _rejoined(g, y, lambda parts: stack_(*parts, ax
 
 
 @primitive(domain=REALS, analytic=True, sample=lambda rng: [((rng.normal(size=(2, 3)),), {"width": w}) for w in (((1, 2), (0, 1)), ((0, 0), (3, 0)))],
-           numpy=False, over_time=lambda T, stacked, x, *, width: pad_(x, width=((0, 0), *width)))
+           reference=lambda x, width: np.pad(x, width), numpy=False, over_time=lambda T, stacked, x, *, width: pad_(x, width=((0, 0), *width)))
 def pad_(x, /, *, width):
     """Zeros before and after each axis; `pad(x, width)` is the public form.
 
