@@ -31,6 +31,7 @@ class _RunLoop(Primitive):
     domain, kinks, faults, remedy = None, (), (), ""
     broadcasts = elementwise = analytic = view = False
     reference = sample = over_time = numpy = None
+    fresh = True
 
     def explain(self, error, args, statics):
         return error  # the generated source has nothing to say that a user could act on
@@ -143,7 +144,8 @@ def _differentiated(loop, active, given):
 
         def visit(node, g):
             if node in names and isinstance(g, Tensor):
-                tracer.value(g).name = f"d{names[node]}"
+                value = tracer.value(g)  # a sum hands its cotangent on: it is called after the sum
+                value.name = value.name or f"d{names[node]}"
 
         found = walk(seeds, targets, graph=True, visit=visit) if seeds else {}
         results = {i: tracer.value(found[leaf._node]) if is_tracked(leaf) and leaf._node in found else None for i, leaf in enumerate(leaves)}
@@ -202,13 +204,13 @@ def _varying(loop):
 
 
 def _backward_calls(calls, start, results, origin, varying):
-    """What the walk recorded, and the forward calls that only repeat what never changes."""
+    """What the walk recorded, and the forward calls that only repeat what never changes or cost nothing."""
     wanted = {u for u in results.values() if u is not None}
     kept = []
     for k, call in reversed(list(enumerate(calls))):
         if wanted.isdisjoint(call.outs):
             continue
-        if k >= start or not any(origin.get(u) in varying for u in call.outs):
+        if k >= start or call.op.name == "transpose" or not any(origin.get(u) in varying for u in call.outs):
             kept.append(call)
             wanted.update(call.inputs)
     return kept[::-1]

@@ -128,7 +128,7 @@ def _broadcast(args, statics, call):
 
 def _reshape(args, statics, call):
     shape = statics["shape"]
-    return f"{_prefix(args[0])}.reshape({_item(shape) if isinstance(shape, tuple) else shape})", ATOM
+    return f"{_prefix(args[0])}.reshape({', '.join(map(_item, shape)) or '()' if isinstance(shape, tuple) else shape})", ATOM
 
 
 def _scatter(args, statics, call):
@@ -148,8 +148,13 @@ def added_at(values, shape, index):
     return out
 
 
+def _parts(args):
+    return f"({', '.join(text for text, _ in args)}{',' * (len(args) == 1)})"
+
+
 def _sum(args, statics, call):
-    words = [args[0][0], *(f"{k}={_item(v)}" for k, v in statics.items() if v is not call.op.defaults[k])]
+    words = [args[0][0], *(f"{k}={_item(v[0] if isinstance(v, tuple) and len(v) == 1 else v)}" for k, v in statics.items()
+                           if v is not call.op.defaults[k])]
     return f"np.{call.op.name}({', '.join(words)})", ATOM
 
 
@@ -169,8 +174,8 @@ _SPECIAL = {
     "roll": lambda args, s, call: (f"np.roll({args[0][0]}, {s['shift']}, {s['axis']})", ATOM),
     "unstack": lambda args, s, call: (f"tuple(np.moveaxis({args[0][0]}, {s['axis']}, 0))", ATOM),
     "einsum": lambda args, s, call: (f"np.einsum({', '.join([repr(s['subscripts']), *(a for a, _ in args)])})", ATOM),
-    "concatenate": lambda args, s, call: (f"np.concatenate(({', '.join(a for a, _ in args)},), axis={s['axis']})", ATOM),
-    "stack": lambda args, s, call: (f"np.stack(({', '.join(a for a, _ in args)},), axis={s['axis']})", ATOM),
+    "concatenate": lambda args, s, call: (f"np.concatenate({_parts(args)}, axis={s['axis']})", ATOM),
+    "stack": lambda args, s, call: (f"np.stack({_parts(args)}, axis={s['axis']})", ATOM),
     "clip": lambda args, s, call: (f"np.clip({args[0][0]}, {s['min']}, {s['max']})", ATOM),
     "sum": _sum, "mean": _sum, "max": _sum, "min": _sum, "prod": _sum, "var": _sum, "std": _sum,
 }
@@ -214,7 +219,8 @@ def kernel_text(functions):
 
 def array_text(name, array):
     """An assignment that makes the array again."""
-    return f"{name} = np.array({array.tolist()!r}, np.{array.dtype.name}).reshape({array.shape})"
+    kind = "" if array.dtype in (float, int) and array.size else f", np.{array.dtype.name}"
+    return f"{name} = np.array({array.tolist()!r}{kind})" + (f".reshape({array.shape})" if not array.size else "")
 
 
 def _definition(name, function):

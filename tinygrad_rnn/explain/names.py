@@ -14,39 +14,41 @@ from ..tensor import Tensor
 
 
 class LocalNames:
-    """Wraps a cell; after a call `found` maps the identity of each array among its locals to the local's name."""
+    """Wraps a cell; after a call `found` maps the identity of each array among its locals to the name that it got first."""
 
     def __init__(self):
-        self.found = {}
+        self.found, self.parts = {}, {}  # by a name of their own, and as a part of something that has one
 
     def __call__(self, cell):
         target = inspect.unwrap(cell)
         target = getattr(target, "__func__", target)
         code = getattr(target, "__code__", None) or getattr(type(cell).__call__, "__code__", None)
 
+        def look(frame, event, _):
+            if frame.f_code is not code:
+                return None
+            for name, value in frame.f_locals.items():  # before every line: a name may be bound again later
+                self._learn(name, value)
+            return look
+
         def called(*args):
-            before = sys.getprofile()
-
-            def look(frame, event, _):
-                if event == "return" and frame.f_code is code:
-                    for name, value in frame.f_locals.items():
-                        self._learn(name, value)
-
-            sys.setprofile(look)
+            before = sys.gettrace()
+            sys.settrace(look)
             try:
                 return cell(*args)
             finally:
-                sys.setprofile(before)
+                sys.settrace(before)
+                self.found = {**self.parts, **self.found}
 
         return called
 
     def _learn(self, name, value):
         if isinstance(value, Tensor):
-            self.found[id(value._array)] = name
+            self.found.setdefault(id(value._array), name)
         elif isinstance(value, (tuple, list)):
             for i, part in enumerate(value):
                 if isinstance(part, Tensor):
-                    self.found.setdefault(id(part._array), f"{name}{i}")
+                    self.parts.setdefault(id(part._array), f"{name}{i}")
 
 
 def arguments(cell):
@@ -59,7 +61,7 @@ def arguments(cell):
 
 
 def closed_over(cell):
-    """{identity of an array: name} for what a cell can see: its closure, the globals it reads, its own attributes."""
+    """{identity of an array, or a number: name} for what a cell can see: its closure, the globals it reads, its own attributes."""
     function = inspect.unwrap(cell)
     owner = getattr(function, "__self__", None)
     function = getattr(function, "__func__", function)
@@ -94,7 +96,9 @@ def _read(code):
 def _collect(named, prefix, seen, depth=0):
     """Arrays under their own key or attribute: `p["W"]` is W, `self.weight_hh` is weight_hh."""
     for name, value in named.items():
-        if isinstance(value, (Tensor, np.ndarray)):
+        if type(value) is float:
+            seen.setdefault(value, str(name))
+        elif isinstance(value, (Tensor, np.ndarray)):
             seen.setdefault(id(value._array if isinstance(value, Tensor) else value), str(name))
         elif isinstance(value, dict) and depth < 3:
             _collect({str(k): v for k, v in value.items()}, name, seen, depth + 1)

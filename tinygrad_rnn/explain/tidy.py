@@ -1,0 +1,218 @@
+"""Tidying a list of calls for a reader, and words for what has no name.
+
+Knows the detours that rules take, and how a person would write the same: x·x is x², a + (−b) is a − b, the transpose of a
+transpose is nothing, what is computed twice is computed once. Refuses to make anything faster: `rewrite` does that, and
+its forms are not for reading. Below it: loops, program.
+"""
+
+import math
+import os.path
+
+import numpy as np
+
+from ..loops import Loop
+from ..primitive import registry
+from ..program import Call, Program, Value, frozen
+from ..spelling import ours
+
+
+def tidied(loop):
+    """The same loop without detours."""
+    calls, place = straightened(loop.body.calls)
+    outputs = [place(out) for out in loop.body.outputs]
+    for old, new in zip(loop.body.outputs, outputs):
+        if isinstance(new, Value) and new not in loop.body.inputs:
+            new.name = new.name or old.name
+    return Loop(Program(loop.body.inputs, calls, outputs), loop.n_states, loop.n_xs, loop.n_ys, loop.reverse)
+
+
+def straightened(calls):
+    """(the calls without detours, a function from an old value to the one that takes its place)."""
+    swap, makers, seen, out = {}, {}, {}, []
+
+    def place(value):
+        return swap.get(value, value) if isinstance(value, Value) else value
+
+    def put(call):
+        key = call.op, tuple(a if isinstance(a, Value) else repr(a) for a in call.args), tuple(map(repr, map(frozen, call.statics.values())))
+        if key in seen:
+            for old, new in zip(call.outs, seen[key]):
+                swap[old] = new
+            return
+        seen[key] = call.outs
+        makers.update(dict.fromkeys(call.outs, call))
+        out.append(call)
+
+    def emit(call):
+        call = Call(call.op, tuple(map(place, call.args)), call.statics, call.outs)
+        *before, last = _shorter(call, makers)
+        for new in before:
+            emit(new)
+        if last is call:
+            put(call)
+        elif isinstance(last, Call):
+            emit(last)
+        else:
+            swap[call.outs[0]] = place(last)
+
+    for call in calls:
+        emit(call)
+    return out, place
+
+
+def _shorter(call, makers):
+    """The calls, or the value, that take the place of a call."""
+    if not ours(call.op) or len(call.outs) != 1 or not call.args or not isinstance(call.args[0], Value):
+        return [call]
+    (out,), name, x = call.outs, call.op.name, call.args[0]
+    made = makers.get(x)
+    made = made if made is not None and ours(made.op) else None
+    if name == "transpose":
+        axes = _axes(call)
+        if axes == tuple(range(len(axes))):
+            return [x]
+        if made is not None and made.op.name == "transpose" and tuple(_axes(made)[a] for a in axes) == tuple(range(len(axes))):
+            return [made.args[0]]
+        if made is not None and made.op.name == "einsum" and axes == (1, 0) and len(made.args) == 2:
+            left, right = made.statics["subscripts"].split("->")[0].split(",")
+            to = made.statics["subscripts"].split("->")[1][::-1]
+            return [Call(made.op, made.args[::-1], {**made.statics, "subscripts": f"{right},{left}->{to}"}, call.outs)]
+    if name in ("reshape", "broadcast_to") and x.shape == out.shape or name in ("identity", "stop_gradient"):
+        return [x]
+    if name == "reshape" and made is not None and made.op.name == "sum" and not made.statics["keepdims"] and out.shape == _kept(made):
+        return [Call(made.op, made.args, {**made.statics, "keepdims": True}, call.outs)]
+    if name == "divide" and made is not None and made.op.name == "sum" and isinstance(call.args[1], (int, float)):
+        if call.args[1] * math.prod(_kept(made)) == math.prod(made.args[0].shape):
+            statics = {k: made.statics.get(k, default) for k, default in registry["mean"].defaults.items()}
+            return [Call(registry["mean"], made.args, statics, call.outs)]
+    if name in _LINEAR and _negated(x, makers) is not None:
+        inner = Value(out.shape, out.dtype)
+        return [Call(call.op, (_negated(x, makers), *call.args[1:]), call.statics, (inner,)), Call(registry["negative"], (inner,), {}, call.outs)]
+    over_time = name == "sum" and call.statics["axis"] == 0 and not call.statics["keepdims"]
+    if over_time and made is not None and made.op.name == "sum" and made.statics["keepdims"]:
+        axes = made.statics["axis"] if isinstance(made.statics["axis"], tuple) else (made.statics["axis"],)
+        inner = Value([n for i, n in enumerate(made.args[0].shape) if i and i not in axes], out.dtype)
+        return [Call(call.op, made.args, {**made.statics, "axis": (0, *axes), "keepdims": False}, (inner,)),
+                Call(registry["reshape"], (inner,), {"shape": out.shape}, call.outs)]
+    if name == "multiply" and x is call.args[1]:
+        return [Call(registry["power"], (x, 2), {}, call.outs)]
+    if name in ("add", "subtract", "multiply", "divide") and len(call.args) == 2:
+        args = tuple(_narrow(a, b, out, makers) for a, b in (call.args, call.args[::-1]))
+        if any(a is not b for a, b in zip(args, call.args)):
+            return [Call(call.op, args, call.statics, call.outs)]
+    if name == "subtract" and made is not None and made.op.name == "subtract" and made.args[1] is call.args[1] and made.outs[0].shape == out.shape:
+        double = Value(call.args[1].shape, call.args[1].dtype)
+        return [Call(registry["multiply"], (2, call.args[1]), {}, (double,)), Call(call.op, (made.args[0], double), {}, call.outs)]
+    if name == "add" and (twice := _twice(*call.args, makers)):
+        rest, part = twice
+        if rest is None:
+            return [Call(registry["multiply"], (2, part), {}, call.outs)]
+        double = Value(part.shape, part.dtype)
+        return [Call(registry["multiply"], (2, part), {}, (double,)), Call(call.op, (rest, double), {}, call.outs)]
+    if name in ("add", "subtract", "multiply", "matmul") and len(call.args) == 2:
+        y = call.args[1]
+        x_, y_ = (_negated(v, makers) for v in (x, y))
+        opposite = {"add": "subtract", "subtract": "add"}.get(name)
+        if opposite and y_ is not None:
+            return [Call(registry[opposite], (x, y_), {}, call.outs)]
+        if name == "add" and x_ is not None:
+            return [Call(registry["subtract"], (y, x_), {}, call.outs)]
+        if name in ("multiply", "matmul") and (x_ is not None or y_ is not None):
+            product = Value(out.shape, out.dtype)
+            inner = Call(call.op, (x if x_ is None else x_, y if y_ is None else y_), call.statics, (product,))
+            if x_ is not None and y_ is not None:
+                return [Call(call.op, inner.args, call.statics, call.outs)]
+            return [inner, Call(registry["negative"], (product,), {}, call.outs)]
+    return [call]
+
+
+_LINEAR = {"sum", "mean", "reshape", "transpose", "broadcast_to", "divide"}
+
+
+def _kept(call):
+    """The shape that a sum has when it keeps its axes."""
+    x, axis = call.args[0], call.statics["axis"]
+    axes = range(len(x.shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = {a % len(x.shape) for a in axes}
+    return tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+
+
+def _narrow(arg, other, out, makers):
+    """What was spread out to the shape of a result that would have it anyway."""
+    made = makers.get(arg) if isinstance(arg, Value) else None
+    if made is None or made.op is not registry["broadcast_to"] or not isinstance(other, Value) or not isinstance(made.args[0], Value):
+        return arg
+    return made.args[0] if np.broadcast_shapes(made.args[0].shape, other.shape) == out.shape else arg
+
+
+def _twice(a, b, makers):
+    """(rest, part) of a sum in which a part stands twice: rest + part + part; rest may be None."""
+    if a is b and isinstance(a, Value):
+        return None, a
+    for x, y in ((a, b), (b, a)):
+        made = makers.get(x) if isinstance(x, Value) else None
+        if made is not None and made.op is registry["add"] and isinstance(y, Value) and y in made.args and y.shape == made.outs[0].shape:
+            return made.args[1 - made.args.index(y)], y
+    return None
+
+
+def _negated(value, makers):
+    """x for −x."""
+    made = makers.get(value) if isinstance(value, Value) else None
+    return made.args[0] if made is not None and made.op is registry["negative"] and isinstance(made.args[0], Value) else None
+
+
+def _axes(call):
+    rank = len(call.args[0].shape)
+    axes = call.statics["axes"]
+    return tuple(range(rank))[::-1] if axes is None else tuple(a % rank for a in axes)
+
+
+# ---- words --------------------------------------------------------------------------------------------------
+
+_LONG = 20
+SQUASHES = {"tanh", "sigmoid", "relu", "softplus", "gelu", "softmax", "log_softmax", "split_"}
+
+
+def described(call, readers, makers, several=False):
+    """A name for a result: what it is made of, or what it is for; z_r for one of `several` that are squashed."""
+    name = call.op.name.strip("_")
+    words = [_word(a, makers) for a in call.args if isinstance(a, Value)]
+    if name in ("add", "subtract") and readers and all(r.op.name in SQUASHES for r in readers):
+        if readers[0].op.name != "split_":
+            return f"z_{readers[0].outs[0].name}" if readers[0].outs[0].name and several else "z"
+        parts = [v.name for v in readers[0].outs]
+        first = os.path.commonprefix(parts)
+        return f"{first}_gates" if first else "gates"
+    inner = makers.get(call.args[-1]) if call.args and isinstance(call.args[-1], Value) else None
+    if name == "subtract" and inner is not None and inner.op.name == "mean" and inner.args[0] is call.args[0]:
+        return "centered"
+    if name == "sqrt":
+        return "deviation"
+    if name == "divide" and words[-1].startswith("deviation"):
+        return "normed"
+    if len(words) == 2 and len(call.args) == 2 and all(words):
+        a, b = words
+        short = max(len(a), len(b)) <= 2
+        word = {"multiply": f"{a}{b}" if short else f"{a}_{b}", "matmul": f"{a}{b}" if short else f"{a}_{b}",
+                "add": _common(a, b) or f"{a}_plus_{b}", "subtract": f"{a}_minus_{b}", "divide": f"{a}_over_{b}"}.get(name, "")
+        if word and len(word) <= _LONG:
+            return word
+    if len(words) == 1 and words[0] and len(name) + len(words[0]) < _LONG and name not in ("power", "getitem", "add", "subtract", "multiply"):
+        return f"{words[0]}_T" if name == "transpose" else f"{name}_{words[0]}"
+    return {"multiply": "product", "add": "total", "subtract": "difference", "matmul": "product", "power": "squared", "negative": "minus",
+            "getitem": "part", "divide": "quotient", "scatter_add": "placed"}.get(name, name)
+
+
+def _word(value, makers):
+    """What a value is called in a longer name: views under the name of what they show."""
+    made = makers.get(value)
+    if made is not None and made.op.name in ("transpose", "reshape") and isinstance(made.args[0], Value):
+        return _word(made.args[0], makers)
+    return value.name
+
+
+def _common(a, b):
+    """The word that two names begin with: bias_ih and bias_hh are both a bias."""
+    first = a.split("_")[0]
+    return first if len(first) > 2 and first == b.split("_")[0] and a != b else ""
