@@ -1,0 +1,253 @@
+"""diagnose: which mistake of a hand derivation gives the gradients that somebody has.
+
+Knows the question: the given point, other points at which a derivation that can be called is asked again, and what can be told
+from its behaviour alone. The search breaks the right derivation at one place after the other (`bugs`), or alters its result
+(`diagnose_tensors`), until the given gradients come out, gradient by gradient, for a derivation may hold several mistakes at
+once; what fits at one point must fit at the others too. Refuses to guess: what no breakage reproduces stays unnamed. Below it:
+diagnose_search, diagnose_parting, diagnose_report, bugs, diagnose_graph.
+"""
+
+import inspect
+from collections import defaultdict
+
+import numpy as np
+
+from .. import trees
+from ..errors import ArgumentError, message
+from .bugs import catalogue
+from .diagnose_graph import Unrolled, array, is_float, named_leaves, redrawn
+from .diagnose_parting import parting
+from .diagnose_report import MUTATES, RAISES, STATEFUL, Diagnosis, Finding, Parting
+from .diagnose_search import Search
+from .diagnose_tensors import close
+
+
+def diagnose(loss, params, data, by_hand, *, seed=0, name=True):
+    """Name the mistake in a hand-derived gradient, the gradients that it spoils, and the time step where it begins.
+
+    Every breakage of the right derivation that the library knows is replayed (a derivative missing, a transpose, a time index
+    off by one, a carry cut, …), alone and together, until one gives the numbers that were given.
+
+    Shapes: `loss(params, *data)` is a scalar made of ops; params is a tree of arrays. `by_hand(params, *data) -> (loss, grads)`
+    is called at other points too; or a dict of gradients at this one point, by the names of the parameters. Gradients of the
+    initial state or of floating point data are looked at if they are given under their argument's name. `name=False` only
+    tells which gradients are right, without a search.
+
+    Raises: ArgumentError when `data` is no tuple, or no gradient has the name of a parameter; GradientError when the loss does
+    not depend on the parameters.
+
+    Example:
+        >>> def loss(p, x):
+        ...     return tg.sum(tg.scan(lambda h, x: (tg.tanh(h @ p["W"] + x),) * 2, np.zeros((1, 2)), x)[1])
+        >>> W, x = np.array([[0.3, -0.5], [0.2, 0.4]]), np.random.default_rng(0).normal(size=(4, 1, 2))
+        >>> g = tg.grad(loss)({"W": W}, x)
+        >>> tg.check.diagnose(loss, {"W": W}, (x,), g).ok
+        True
+        >>> print(tg.check.diagnose(loss, {"W": W}, (x,), {"W": -g["W"]}).findings[0].bug)
+        sign
+    """
+    if not isinstance(data, (tuple, list)):
+        raise ArgumentError(message("diagnose(loss, params, data, by_hand)", "data is not a tuple", {"data": type(data).__name__},
+                                    "Pass the loss's further arguments as a tuple, (x,) for one."))
+    case = _Case(loss, params, tuple(data), by_hand, np.random.default_rng(seed))
+    return case.run(name)
+
+
+class _Point:
+    """One set of parameters and data: the unrolled loss, and what was given there."""
+
+    def __init__(self, loss, params, data, value, given, wanted):
+        self.params, self.data, self.value, self.given = params, data, value, given
+        self.graph = Unrolled(loss, params, data, wanted)
+        self.right = self.graph.backward()
+        self.tolerance = {name: self._tolerance(name) for name in given}
+        self._catalogue = self._known = None
+
+    def _tolerance(self, name):
+        """What rounding may do: 1e-8 of the gradient (1e-4 in float32) and 1e-12 of the terms that it is a sum of."""
+        single = self.graph.values[name].dtype == np.float32 or self.given[name].dtype == np.float32
+        largest = max((float(np.abs(g).max()) for g in self.right.values() if g.size), default=0.0)
+        own = float(np.abs(self.right[name]).max(initial=0.0))
+        return (1e-4 * own + 1e-6 * largest) if single else 1e-8 * own + 1e-13 * largest
+
+    def matches(self, grads, name):
+        return close(grads[name], self.given[name], self.tolerance[name])
+
+    def catalogue(self):
+        """All breakages here by key, common and rare."""
+        if self._catalogue is None:
+            counts, self._catalogue = defaultdict(int), {}
+            for b in catalogue(self.graph, rare=True):
+                key = b.kind, b.place, b.what, b.scope
+                counts[key] += 1
+                self._catalogue[*key, counts[key]] = b
+        return self._catalogue
+
+
+class _Case:
+    """One question to diagnose: the points, and the search."""
+
+    def __init__(self, loss, params, data, by_hand, rng):
+        self.loss, self.params, self.data, self.rng = loss, params, data, rng
+        self.function = by_hand if callable(by_hand) else None
+        self.by_hand, self.notes, self.findings = by_hand, [], []
+
+    # ---- points ---------------------------------------------------------------------------------------------
+
+    def ask(self, params, data):
+        """Loss and gradients by hand at a point, as arrays by name; the caller's arrays are safe."""
+        if self.function is None:
+            value, grads = None, self.by_hand
+        else:
+            copy = trees.map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, params)
+            with np.errstate(all="ignore"):
+                result = self.function(copy, *(np.array(d) if isinstance(d, np.ndarray) else d for d in data))
+            value, grads = result if isinstance(result, tuple) and len(result) == 2 else (None, result)
+        if not isinstance(grads, dict) and not hasattr(grads, "tree_children"):
+            rows = trees.flatten_like(grads, trees.flatten(params)[1])
+            if rows is None:
+                raise ArgumentError(message("by_hand(params, *data)", "the gradients are not a dict, nor a tree like params",
+                                            {"returned": type(grads).__name__},
+                                            "Return (loss, {name: gradient})."))
+            grads = trees.unflatten(trees.flatten(params)[1], rows)
+        names = trees.paths(grads) if trees.flatten(grads)[1].kind is not trees.LEAF else ["params"]
+        found = {name: np.array(array(g), dtype=None) for name, g in zip(names, trees.flatten(grads)[0])}
+        value = None if value is None else float(np.asarray(array(value), dtype=float).reshape(-1)[0]) if np.size(array(value)) == 1 else None
+        return value, found
+
+    def argument_names(self):
+        """Names of the floating point data, as the loss calls its arguments."""
+        try:
+            names = [p.name for p in inspect.signature(self.loss).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][1:]
+        except (TypeError, ValueError):
+            names = []
+        return {name: i for i, (name, d) in enumerate(zip(names, self.data)) if isinstance(d, np.ndarray) and is_float(d)}
+
+    def point(self, params, data, answer=None):
+        value, given = answer or self.ask(params, data)
+        names, arguments = named_leaves(params), self.argument_names()
+        wanted, chosen = {}, {}
+        for name, g in given.items():
+            if name in names:
+                chosen[name] = g
+                continue
+            same = [a for a in arguments if a.lower() == name.lower() and np.shape(data[arguments[a]]) == g.shape]
+            if same:
+                wanted[name], chosen[name] = arguments[same[0]], g
+        return _Point(self.loss, params, data, value, chosen, wanted), sorted(set(given) - set(chosen)), [name for name in names if name not in chosen]
+
+    def probes(self, count=2):
+        """Other points of the same shapes where nothing is zero, symmetric or small, as far as the derivation runs there."""
+        found = []
+        for _ in range(3 * count if self.function is not None else 0):
+            params = trees.map(lambda leaf: redrawn(leaf, self.rng), self.params)
+            data = tuple(self._redrawn(d) for d in self.data)
+            try:
+                value, given = self.ask(params, data)
+                point, _, _ = self.point(params, data, (value, {name: given[name] for name in given if name in self.given_names}))
+            except Exception:
+                continue
+            agrees = value is None or not self.same_loss or np.isclose(value, point.graph.loss, rtol=1e-7)
+            finite = np.isfinite(point.graph.loss) and all(np.isfinite(g).all() for g in point.right.values())
+            if finite and agrees and set(point.given) == set(self.main.given):
+                found.append(point)
+            if len(found) == count:
+                break
+        return found
+
+    def _redrawn(self, d):
+        """Real data is drawn anew; labels, masks and probabilities stay."""
+        if not isinstance(d, np.ndarray) or d.dtype.kind != "f" or d.size == 0 or np.array_equal(d, np.round(d)):
+            return d
+        if any(np.allclose(d.sum(axis=axis), 1) for axis in range(d.ndim)):
+            return d
+        return (d.mean() + (d.std() or 1.0) * self.rng.normal(size=d.shape)).astype(d.dtype)
+
+    # ---- the course of a diagnosis --------------------------------------------------------------------------
+
+    def run(self, name):
+        try:
+            answer = self.ask(self.params, self.data)
+        except ArgumentError:
+            raise
+        except Exception as error:
+            return Diagnosis((Finding(RAISES, "all", None, f"{type(error).__name__}: {error}", 1.0),))
+        self.main, strangers, missing = self.point(self.params, self.data, answer)
+        if not self.main.given:
+            raise ArgumentError(message("diagnose(loss, params, data, by_hand)", "no gradient has the name of a parameter",
+                                        {"parameters": ", ".join(named_leaves(self.params)), "given": ", ".join(answer[1])},
+                                        "Name the gradients as the parameters."))
+        self.given_names = set(self.main.given)
+        self.notes += [f"no gradient is given for {', '.join(missing)}"] if missing else []
+        self.notes += [f"not looked at: {', '.join(strangers)} (no parameter or argument has this name)"] if strangers else []
+        value, graph = answer[0], self.main.graph
+        self.same_loss = value is None or bool(np.isclose(value, graph.loss, rtol=1e-6 if self._single() else 1e-9, atol=1e-12))
+        self._behaviour()
+        wrong = self._wrong(self.main)
+        self.points = [self.main, *self.probes()]
+        if not wrong:
+            elsewhere = [p for p in self.points[1:] if self._wrong(p)]
+            if len(elsewhere) == len(self.points) - 1 and elsewhere:
+                self.notes.append("at the given point the gradients are right; the mistake shows at others, drawn at random")
+                self.points = elsewhere
+                self.main = elsewhere[0]
+                wrong = self._wrong(self.main)
+        if not wrong:
+            if not self.same_loss:
+                self.notes.append(f"the loss by hand is {value:.10g}, the loss is {graph.loss:.10g}; the gradients are those of the loss")
+            return self._report([])
+        solution, unnamed = Search(self, wrong).run() if name else ([], wrong)
+        self.findings += solution
+        return self._report(unnamed)
+
+    def _single(self):
+        return any(g.dtype == np.float32 for g in self.main.given.values()) or any(v.dtype == np.float32 for v in self.main.graph.values.values())
+
+    def _wrong(self, point):
+        return [name for name in point.given if not point.matches(point.right, name)]
+
+    def _behaviour(self):
+        """A derivation that writes into its arguments, or answers differently when asked again."""
+        if self.function is None:
+            return
+        copies = trees.map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, (self.params, list(self.data)))
+        before = [np.array(array(leaf)) for leaf in trees.flatten(copies)[0]]
+        try:
+            with np.errstate(all="ignore"):
+                self.function(copies[0], *copies[1])
+            _, again = self.ask(self.params, self.data)
+        except Exception as error:
+            self.findings.append(Finding(STATEFUL, "all", None, f"the second call raises {type(error).__name__}: {error}", 0.9))
+            return
+        changed = [name for name, old, leaf in zip(trees.paths(copies), before, trees.flatten(copies)[0])
+                   if not np.array_equal(old, array(leaf), equal_nan=old.dtype.kind in "fc")]
+        if changed:
+            self.findings.append(Finding(MUTATES, changed[0], None, "the derivation changes the arrays that it is given", 1.0))
+        for name, g in self.main.given.items():
+            other = again.get(name)
+            if other is None or other.shape != g.shape or not np.allclose(other, g, rtol=1e-9, atol=0, equal_nan=True):
+                self.findings.append(Finding(STATEFUL, name, None, "a further call at the same point gives another gradient: something is kept from the "
+                                             "call before", 1.0))
+
+    def _report(self, unnamed):
+        point = self.main
+        errors = {}
+        for name, g in point.given.items():
+            right = point.right[name]
+            distance = np.linalg.norm(g - right) if g.shape == right.shape else np.inf
+            errors[name] = float(distance / (np.linalg.norm(right) or 1.0))
+        right = tuple(name for name in point.given if name not in self._wrong(point))
+        parted = None
+        if self.findings or unnamed:
+            parted = self._parting(unnamed, [name for name in point.given if name not in right])
+        return Diagnosis(tuple(self.findings), tuple(unnamed), right, errors, parted, tuple(self.notes))
+
+    def _parting(self, unnamed, wrong):
+        if not unnamed:
+            steps = [f for f in self.findings if f.step is not None]
+            order = self.main.graph.times[0] if self.main.graph.times else []
+            if steps:
+                first = max(steps, key=lambda f: order.index(f.step) if f.step in order else -1)
+                return Parting(first.step, first.tensor)
+            return Parting(None, wrong[0]) if wrong else None
+        return parting(self, unnamed)
