@@ -426,7 +426,7 @@ def _older(roots, start):
 class _Again:
     """The plan of a checkpointed call: its pull computes the call once more. `sources` as in a `Plan`."""
 
-    adds_into = None
+    adds_into, fresh = None, False
 
     def __init__(self, f, structure, sources, closed, marks):
         self.f, self.structure, self.sources, self.closed, self.marks = f, structure, sources, closed, marks

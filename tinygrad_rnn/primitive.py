@@ -50,6 +50,7 @@ class Primitive:
     broadcasts: bool
     remedy: str
     numpy: Any
+    fresh = False  # whether every array that a rule returns is new, and no two of them share memory
 
     def __init__(self, forward, options):
         self.forward, self.name, self.__doc__ = forward, forward.__name__, inspect.cleandoc(forward.__doc__ or "")
@@ -245,10 +246,10 @@ class Plan:
     in every call would cost more than the arithmetic of a small cell.
     """
 
-    __slots__ = ("op", "targets", "keeps", "sources", "adds_into", "save", "pull")
+    __slots__ = ("op", "targets", "keeps", "sources", "adds_into", "fresh", "save", "pull")
 
     def __init__(self, op, tracked, count):
-        self.op = op
+        self.op, self.fresh = op, op.fresh
         n = len(op.arrays)
         wanted = [name for i, name in enumerate(op.arrays) if tracked >> i & 1] + [op.variadic] * (tracked >> n > 0)
         for name in wanted:

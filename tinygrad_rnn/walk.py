@@ -142,7 +142,7 @@ def _carry(seeds, order, targets, graph, free, visit):
                 part = _fit(part, parent, graph, plan)
             if old is None:
                 cotangents[parent] = part
-                if i == plan.adds_into and type(part) is np.ndarray and part is not g and part.base is None:
+                if type(part) is np.ndarray and (plan.fresh or i == plan.adds_into and part is not g and part.base is None):
                     owned.add(parent)
             elif parent in owned:
                 old += part
