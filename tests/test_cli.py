@@ -202,6 +202,8 @@ class Leaky(tg.nn.Module):
     def initial_state(self, batch):
         return np.zeros((*batch, self.U.shape[0]), self.U.dtype)
 
+number = 3
+
 def bare(input_size, hidden_size):
     return lambda h, x: (h, h)
 
@@ -216,9 +218,10 @@ def faulty(input_size, hidden_size):
     assert cli.main(["sample", "run.npz", *own, "--length", "9"]) == 0 and len(capsys.readouterr().out) == 10
     assert cli.main(["train", "--resume", "run.npz", *own, "--updates", "25"]) == 0
     assert "after 25 updates" in capsys.readouterr().out
+    assert "this cannot be called (type int)" in refused("train", poem, "--cell", "mine.py:number", *SMALL)
     assert "no parameters that could be trained" in refused("train", poem, "--cell", "mine.py:bare", *SMALL)
     line = refused("train", poem, "--cell", "mine.py:faulty", *SMALL)
-    assert "mine.py, line 20: ZeroDivisionError: division by zero" in line
+    assert "mine.py, line 22: ZeroDivisionError: division by zero" in line
 
 
 def test_ctrl_c_ends_with_a_snapshot_from_which_the_run_goes_on_bit_for_bit(poem, here):

@@ -240,7 +240,7 @@ def test_memory_is_flat_over_chunks():
 
 
 def test_looking_at_a_run_changes_nothing():
-    from tinygrad_rnn.training.run import example
+    from tinygrad_rnn.training.report import example
 
     one, other = a_run(layers=2, dropout=0.3), a_run(layers=2, dropout=0.3)
     for _ in range(5):

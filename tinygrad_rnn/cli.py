@@ -7,9 +7,7 @@ Refuses to know what the commands do. Below it: demo, training, userfile, check,
 
 import argparse
 import contextlib
-import inspect
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -190,15 +188,17 @@ def demo(arguments):
 
 
 def train(arguments):
+    from .laboratory import maker
     from .progress import bar
+    from .training import loop, report
     from .training import run as runs
 
     given = {name: value for name, value in vars(arguments).items() if name in runs.Settings.__dataclass_fields__}
     if arguments.resume:
-        run = _resumed(arguments, given, runs)
+        run = _resumed(arguments, given)
         path = arguments.save or arguments.resume
     else:
-        corpus, make_cell = _corpus(arguments.file, arguments.csv), _own_cell(given.get("cell"))
+        corpus, make_cell = _corpus(arguments.file, arguments.csv), maker(given.get("cell"))
         if make_cell is not None:
             given.setdefault("dtype", "float64")  # what a cell makes unless it is told otherwise
         run = runs.Run(corpus, runs.settings_for(corpus, given), make_cell)
@@ -208,28 +208,31 @@ def train(arguments):
             path.replace(older)
             print(f"the earlier {path} is now {older}")
     if arguments.plot:
-        runs.check_drawable(arguments.plot)  # not after hours of training
-    print(runs.opening(run))
+        report.check_drawable(arguments.plot)  # not after hours of training
+    print(report.opening(run))
     updates = arguments.updates or arguments.epochs * len(run.chunks)
-    with interrupts() as stopped, contextlib.closing(bar(updates, initial=run.updates, desc="training", unit="update")) as progress:
-        runs.train(run, updates, arguments.every, path, bar=progress, stopped=stopped)
+    with loop.interrupts() as stopped, contextlib.closing(bar(updates, initial=run.updates, desc="training", unit="update")) as progress:
+        loop.train(run, updates, arguments.every, path, bar=progress, stopped=stopped)
     print(f"wrote {path} after {run.updates} updates")
     if arguments.plot:
-        runs.picture(run, arguments.plot)
+        report.picture(run, arguments.plot)
         print(f"wrote {arguments.plot}")
     if stopped():
         return _complain(arguments, f"interrupted; go on with --resume {path}", INTERRUPTED)
 
 
-def _resumed(arguments, given, runs):
+def _resumed(arguments, given):
+    from .laboratory import maker
+    from .training import run as runs
+
     saved = runs.load(arguments.resume)
     for name, value in given.items():
         if value != getattr(saved.settings, name):
             raise errors.StateError(f"--{name} {value} does not fit --resume: {arguments.resume} was made with {name} {getattr(saved.settings, name)}")
     named = saved.corpus.name if saved.corpus.name != "pydoc_data.topics" else None
-    column = saved.corpus.column if saved.corpus.kind == "series" else None
+    column = getattr(saved.corpus, "column", None)
     corpus = _corpus(arguments.file or named, arguments.csv or column)
-    return runs.Run(corpus, saved.settings, _own_cell(given.get("cell"), saved)).restore(saved)
+    return runs.Run(corpus, saved.settings, maker(given.get("cell"), saved)).restore(saved)
 
 
 def _corpus(file, column):
@@ -242,41 +245,13 @@ def _corpus(file, column):
     return corpora.topics() if file is None else corpora.read_text(file)
 
 
-def _own_cell(spec, saved=None):
-    """`make(input_size, hidden_size, rng)` from FILE.py:Cell; None for a name of the library's, or none. A file that a snapshot
-    names is not run unless the command line names it too: a snapshot may come from anywhere."""
-    if spec is None and saved is not None and ".py" in saved.settings.cell:
-        raise errors.ArgumentError(f"{saved.path} was made with a cell of your own: pass --cell {saved.settings.cell}")
-    if spec is None or ".py" not in spec:
-        return None
-    cell = userfile.fetch(spec)
-    takes_rng = "rng" in getattr(inspect.signature(cell), "parameters", ())
-    return lambda inputs, hidden, rng: cell(inputs, hidden, **({"rng": rng} if takes_rng else {}))
-
-
-@contextlib.contextmanager
-def interrupts():
-    """Within the block the first Ctrl-C only makes the function that it gives return True; the second one interrupts."""
-    seen = []
-
-    def note(number, frame):
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    old = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        signal.signal(signal.SIGINT, old)
-
-
 def sample(arguments):
-    from .training import run as runs
+    from .laboratory import maker
+    from .training import load, report
 
-    saved = runs.load(arguments.snapshot)
-    print(runs.generated(saved, _own_cell(arguments.cell, saved), arguments.length, prompt=arguments.prompt,
-                         temperature=arguments.temperature, seed=arguments.seed))
+    saved = load(arguments.snapshot)
+    print(report.generated(saved, maker(arguments.cell, saved), arguments.length, prompt=arguments.prompt,
+                           temperature=arguments.temperature, seed=arguments.seed))
 
 
 def derive(arguments):

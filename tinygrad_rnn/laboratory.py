@@ -7,6 +7,7 @@ A cell is a class, made as `Cell(input_size, hidden_size)`, or an object or func
 has no `initial_state` and `input_size` is looked at with the `state` and `xs` that its file defines.
 """
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,24 @@ def subject(spec, sizes):
         raise ArgumentError(message(spec, "it is not known what to call this cell with", {"the file lacks": "state" if state is None else "xs"},
                                     "Define state and xs in the file: an initial state, and a sequence with time first."))
     return cell, state, xs
+
+
+def maker(spec, saved=None):
+    """The function `make(input_size, hidden_size, rng)` for FILE.py:Cell; None for a name of the library's, or none.
+
+    A file that a snapshot names is not run unless it is named here too: a snapshot may come from anywhere.
+
+    Raises: ArgumentError when a snapshot needs a cell that is not named, or what is named cannot be called.
+    """
+    if spec is None and saved is not None and ".py" in saved.settings.cell:
+        raise ArgumentError(f"{saved.path} was made with a cell of your own: pass --cell {saved.settings.cell}")
+    if spec is None or ".py" not in spec:
+        return None
+    cell = userfile.fetch(spec)
+    if not callable(cell):
+        raise ArgumentError(message(spec, "this cannot be called", {"type": type(cell).__name__}, "Pass a class: Cell(input_size, hidden_size)."))
+    takes_rng = "rng" in getattr(inspect.signature(cell), "parameters", ())
+    return lambda inputs, hidden, rng: cell(inputs, hidden, **({"rng": rng} if takes_rng else {}))
 
 
 def derive(spec, what, sizes, *, optimized=False):

@@ -9,19 +9,17 @@ which was not. Refuses to know the command line. Below it: network, corpus, snap
 import contextlib
 import math
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from .. import optim, trees
-from ..errors import DomainError, MissingExtraError, NonFiniteError, StateError, message
-from ..explain.pictures import loss_curves
+from ..errors import DomainError, NonFiniteError, StateError, message
 from ..ops import stop_gradient
 from ..tensor import no_grad
 from . import corpus as corpora
 from . import snapshot
-from .network import Network, built_in, forecast, write
+from .network import Network, built_in
 
 OPTIMIZERS = {"adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSProp, "adagrad": optim.Adagrad, "sgd": optim.SGD}
 RATES = {"adam": 3e-3, "adamw": 3e-3, "rmsprop": 1e-3, "adagrad": 2e-2, "sgd": 0.5}
@@ -224,104 +222,3 @@ def settings_for(corpus, given):
 def room(count, tbptt):
     """How many streams of at least one whole chunk `count` values have room for; at least one."""
     return max(1, count // (tbptt + 1))
-
-
-# ---- the loop -----------------------------------------------------------------------------------------------
-
-
-def train(run, updates, every, path, *, bar, stopped=lambda: False):
-    """Update until there have been `updates`, or until `stopped()`.
-
-    At the start and after every `every` updates the losses are reported to `bar`, with an example, and the snapshot is written;
-    it is also written at the end, if that is no exception.
-
-    Raises: what `Run.update` raises; the snapshot is then the last one.
-    """
-    if not run.history:
-        bar.write(line(run, run.report()))
-    run.save(path)
-    while run.updates < updates and not stopped():
-        bar.set_postfix_str(figures(run.corpus, run.update()), refresh=False)
-        bar.update()
-        if run.updates % every == 0 or run.updates == updates:
-            bar.write(line(run, run.report()))
-            bar.write(example(run))
-            run.save(path)
-    run.save(path)
-
-
-def opening(run):
-    """What is about to be trained, and, for numbers, what must be beaten."""
-    c, s = run.corpus, run.settings
-    text = f"{c.name}: {len(c.values):,} {c.units}, {len(run.chunks)} chunks of {s.batch} × {s.tbptt} an epoch\n{run.network}"
-    if c.kind == "series":
-        same = np.diff(c.values)[corpora.held_out_from(len(c.values)) - 1:]
-        text += f"\nto beat, held out: {figures(c, float(np.mean(same**2)))} (each number again as the next)"
-    return text
-
-
-def line(run, report):
-    """One report as a line."""
-    updates, seen, held_out = report
-    trained = "" if math.isnan(seen) else f"  trained on: {figures(run.corpus, seen)}"
-    return f"update {updates:>6}  epoch {updates / len(run.chunks):6.2f}  held out: {figures(run.corpus, held_out)}{trained}"
-
-
-def example(run, length=120):
-    """What the network writes, or expects to come, as it stands; drawn from a generator of its own, so that looking changes nothing."""
-    run.network.eval()
-    if run.corpus.kind == "text":
-        rng = np.random.default_rng([run.settings.seed, run.updates])
-        return "    | " + write(run.network, run.corpus.symbols, length, temperature=0.7, rng=rng).replace("\n", "\n    | ")
-    tail = replace(run.corpus, values=run.corpus.values[-TAIL:])
-    return "    expected to come: " + " ".join(f"{value:.4g}" for value in forecast(run.network, tail, 8))
-
-
-def figures(corpus, loss):
-    """A loss in the units that people speak of.
-
-    Bits per character = loss / ln 2 and perplexity = exp(loss); for numbers the root of the mean squared error, in the column's units.
-    """
-    if corpus.kind == "text":
-        return f"{loss / math.log(2):.3f} bits per character, perplexity {math.exp(min(loss, 700)):.2f}"
-    return f"rmse {math.sqrt(loss) * corpus.deviation:.4g}"
-
-
-def check_drawable(path):
-    """Refuse a picture that could not be drawn.
-
-    Raises: MissingExtraError without matplotlib; DomainError for a file name whose ending is no kind of picture.
-    """
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise MissingExtraError(message("train --plot", "matplotlib is not installed", {}, 'Run pip install "tinygrad-rnn[lab]".')) from error
-    kinds = FigureCanvasBase.get_supported_filetypes()
-    if Path(path).suffix[1:] not in kinds:
-        raise DomainError(message(f"train --plot {path}", "the ending of the name is no kind of picture", {"kinds": ", ".join(kinds)}, "Name it *.png."))
-
-
-def picture(run, path):
-    """Draw the losses of all reports, in the units that people speak of.
-
-    Raises: MissingExtraError without matplotlib.
-    """
-    text = run.corpus.kind == "text"
-    reports = np.array(run.history).reshape(-1, 3)[:, 1:]
-    losses = reports / math.log(2) if text else np.sqrt(reports) * run.corpus.deviation
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    loss_curves(dict(zip(("trained on", "held out"), losses.T)), xlabel=f"report (update 0 to {run.updates})",
-                ylabel="bits per character" if text else "root mean squared error", path=path)
-
-
-def generated(saved, make_cell, length, *, prompt=None, temperature=1.0, seed=0):
-    """What a saved network writes, or the numbers that it expects, one a line.
-
-    Raises: StateError when the snapshot does not fit its own facts; what `write` raises.
-    """
-    network, _ = network_of(saved.corpus, saved.settings, make_cell)
-    with saved.fitting(f"sample {saved.path}"):
-        network.eval().load_state_dict(saved.part("parameter"))
-    if saved.corpus.kind == "series":
-        return "\n".join(f"{value:.6g}" for value in forecast(network, saved.corpus, length))
-    return write(network, saved.corpus.symbols, length, prompt=prompt, temperature=temperature, rng=np.random.default_rng(seed))
