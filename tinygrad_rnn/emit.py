@@ -165,7 +165,9 @@ class Source:
         if self.short:
             words = sorted(self.short)
             self.lines.insert(0, f"    {', '.join(self.short[w] for w in words)} = {', '.join(f'np.{w}' for w in words)}")
-        self.results = [*self.finals, *self._stacked_results(), *(self.arg(v)[0] for v in s.sums)]
+        bases = [self._base(v) if isinstance(v, Value) else v for v in s.sums]
+        sums = [self.arg(v)[0] + ".copy()" * any(base is other for other in bases[:i]) for i, (v, base) in enumerate(zip(s.sums, bases))]
+        self.results = [*self.finals, *self._stacked_results(), *sums]
 
     def _straight(self, calls, title):
         """Calls outside the loop: one expression a line."""
