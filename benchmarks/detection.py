@@ -23,9 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import planted  # noqa: E402
+import planted
 
-from tinygrad_rnn import check  # noqa: E402
+from tinygrad_rnn import check
 
 OBSERVABLE = 1e-7
 

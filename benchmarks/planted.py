@@ -11,7 +11,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 
-T, B, I, H, O = 6, 3, 2, 4, 3  # noqa: E741
+T, B, I, H, O = 6, 3, 2, 4, 3
 GATES = {"elman": 1, "lstm": 4, "gru": 3, "custom": 2}
 LOSSES = ("last", "every", "mean", "entropy")
 STARTS = {"small": 0.05, "normal": 1.0, "large": 2.5}

@@ -11,7 +11,6 @@ from .spelling import Steps
 from .tensor import Tensor, switched
 
 
-
 class Schedule:
     """The calls of a loop's body, each in its part; `stacked` tells which value holds all T steps of another.
 
@@ -37,7 +36,6 @@ class Schedule:
             args = call.inputs
             if not varying.isdisjoint(args):
                 varying.update(call.outs)
-                flags = [a in varying for a in call.args if isinstance(a, Value)]
                 liftable = self.lift(call, varying) is not None
                 stays = self.readable and call.op.name not in ("matmul", "einsum", "transpose")
                 if not liftable or stays or not carried.isdisjoint(args):
@@ -179,7 +177,8 @@ class Schedule:
         """Append what `function` does on `args` to the part after the loop; returns its result."""
         tracer, known, tensors = Tracer("sum over time"), {}, []
         for arg, flag in zip(args, stacked):
-            sample = (Value(arg.shape[1:] if flag else arg.shape, arg.dtype) if isinstance(arg, Value) else Value(np.shape(arg), np.asarray(arg).dtype)).like_ones()
+            like = arg if isinstance(arg, Value) else np.asarray(arg)
+            sample = Value(like.shape[1:] if flag and isinstance(arg, Value) else like.shape, like.dtype).like_ones()
             value, tensor = tracer.input(np.broadcast_to(sample, (SAMPLE, *sample.shape)) if flag else sample)
             known[value] = arg
             tensors.append(tensor)

@@ -219,7 +219,7 @@ def kernel_text(functions):
 
 def array_text(name, array):
     """An assignment that makes the array again."""
-    kind = "" if array.dtype in (float, int) and array.size else f", np.{array.dtype.name}"
+    kind = "" if array.dtype.name in ("float64", "int64") and array.size else f", np.{array.dtype.name}"
     return f"{name} = np.array({array.tolist()!r}{kind})" + (f".reshape({array.shape})" if not array.size else "")
 
 

@@ -143,7 +143,8 @@ class Unrolled:
     def _link(self):
         """Parents by the place of the argument (None for an untracked one), and what each saved value is: an argument's
         place, "y", or None."""
-        self.call, n = [None] * len(self.nodes), range(len(self.nodes))
+        self.call: list[Any] = [None] * len(self.nodes)
+        n = range(len(self.nodes))
         for call in self.calls:
             if call.node in self.index:
                 self.call[self.index[call.node]] = call
@@ -158,7 +159,7 @@ class Unrolled:
         for i, node in enumerate(self.nodes):
             if node.plan is PICK:
                 self.call[i] = self.call[self.parents[i][0]]
-        self.where = [(None, None) if call is None else (call.run, call.position) for call in self.call]
+        self.where: list[Any] = [(None, None) if call is None else (call.run, call.position) for call in self.call]
         self.sites, self.steps = defaultdict(dict), defaultdict(list)
         for i, call in enumerate(self.call):
             if call is not None and self.nodes[i].plan is not PICK:

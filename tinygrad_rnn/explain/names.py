@@ -6,6 +6,7 @@ the things it closes over are called. Refuses to rename anything that has a name
 
 import inspect
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def closed_over(cell):
     """{identity of an array, or a number: name} for what a cell can see: its closure, the globals it reads, its own attributes."""
     function = inspect.unwrap(cell)
     owner = getattr(function, "__self__", None)
-    function = getattr(function, "__func__", function)
+    function: Any = getattr(function, "__func__", function)
     if not hasattr(function, "__code__"):
         owner, function = cell, type(cell).__call__
     seen = {}
@@ -95,6 +96,7 @@ def _read(code):
 
 def _collect(named, prefix, seen, depth=0):
     """Arrays under their own key or attribute: `p["W"]` is W, `self.weight_hh` is weight_hh."""
+    value: Any
     for name, value in named.items():
         if type(value) is float:
             seen.setdefault(value, str(name))
@@ -105,7 +107,7 @@ def _collect(named, prefix, seen, depth=0):
         elif isinstance(value, (list, tuple)) and depth < 3:
             _collect({f"{name}{i}": v for i, v in enumerate(value)}, name, seen, depth + 1)
         elif hasattr(type(value), "tree_children") and depth < 3:
-            _collect(value.tree_children(), name, seen, depth + 1)
+            _collect(value.tree_children(), name, seen, depth + 1)  # pyright: ignore[reportAttributeAccessIssue]
         elif hasattr(value, "__dict__") and not inspect.isclass(value) and not inspect.ismodule(value) and not callable(value) and depth < 2:
             _collect(vars(value), name, seen, depth + 1)
 
