@@ -2,6 +2,7 @@
 
 from . import pictures as pictures
 from .anomaly import anomaly as anomaly
+from .equations import equations as equations
 from .graph import Graph as Graph
 from .graph import graph as graph
 from .ledger import Flow as Flow

@@ -66,7 +66,7 @@ class Derivation:
 
     def reading(self):
         """The backward loop without detours, with descriptions for what has no name."""
-        loop = tidied(self.backward.loop)
+        loop, _ = tidied(self.backward.loop)
         self.hints |= self._describe(loop)
         return loop
 

@@ -17,13 +17,13 @@ from ..spelling import ours
 
 
 def tidied(loop):
-    """The same loop without detours."""
+    """(the same loop without detours, a function from an old value to the one that takes its place)."""
     calls, place = straightened(loop.body.calls)
     outputs = [place(out) for out in loop.body.outputs]
     for old, new in zip(loop.body.outputs, outputs):
         if isinstance(new, Value) and new not in loop.body.inputs:
             new.name = new.name or old.name
-    return Loop(Program(loop.body.inputs, calls, outputs), loop.n_states, loop.n_xs, loop.n_ys, loop.reverse)
+    return Loop(Program(loop.body.inputs, calls, outputs), loop.n_states, loop.n_xs, loop.n_ys, loop.reverse), place
 
 
 def straightened(calls):
