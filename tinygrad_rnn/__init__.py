@@ -3,6 +3,7 @@
 from . import check as check
 from . import domains as domains
 from . import errors as errors
+from . import exercises as exercises
 from . import explain as explain
 from . import files as files
 from . import nn as nn
