@@ -153,7 +153,7 @@ def _error_steps(graph, i, slots):
         forms += [(f"the error of {words} step is used at step t", SHIFTED_ERROR, 2, lambda t, s=shift: t + s if 0 <= t + s < n else None),
                   (f"the error of {words} step is used at step t, wrapping around at the end", SHIFTED_ERROR, 2, lambda t, s=shift: (t + s) % n)]
     for what, kind, rank, source in forms:
-        yield Breakage(kind, "outputs", what, {i: partial(_moved if slots is not None else _moved_along, [source(t) for t in range(n)])}, rank)
+        yield Breakage(kind, f"outputs ({graph.label(i)})", what, {i: partial(_moved if slots is not None else _moved_along, [source(t) for t in range(n)])}, rank)
 
 
 def _moved_along(sources, pull, g, saved=None):

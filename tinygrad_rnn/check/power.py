@@ -186,7 +186,7 @@ def _without_consequence(graph, names):
     right, found, some = strong.backward(), set(), set()
     for b in catalogue(strong):
         key = b.kind, b.place, b.what + kinds.SCOPES[b.scope]
-        wrong = broken(strong, [b]) if key in names and b.kind not in (kinds.START, kinds.CLIPPED) else None
+        wrong = broken(strong, [b]) if key in names and b.kind != kinds.START else None
         if wrong is not None:
             same = all(np.allclose(wrong[n], right[n], rtol=1e-9, atol=1e-12) for n in right)
             (found if same else some).add(key)

@@ -48,11 +48,11 @@ def influences(graph):
     for i, start in offsets.items():
         M[i] = np.zeros((int(np.prod(graph.nodes[i].shape)), size))
         M[i][:, start:start + len(M[i])] = np.eye(len(M[i]))
-    last_use = {j: i for i, parents in enumerate(graph.parents) for j in parents if j is not None}
+    last_use = {j: segment[i] for i, parents in enumerate(graph.parents) for j in parents if j is not None}
     with np.errstate(all="ignore"):
         for i in sorted(leaving - set(offsets)):
             M[i] = _carried_forward(graph, i, segment, M, size)
-            for j in [j for j in M if last_use.get(j, i) < i and j not in offsets]:
+            for j in [j for j in M if last_use.get(j, segment[i]) < segment[i] and j not in offsets]:
                 del M[j]
     total = M[graph.index[graph.root._node]].reshape(size)
     return {name: total[offsets[i]:offsets[i] + graph.values[name].size].reshape(graph.values[name].shape) for name, i in graph.names.items()}
