@@ -1,27 +1,24 @@
 """The text of a loop: NumPy source in which nothing is allocated per step.
 
-Knows where every result is kept (a slice of a stack that holds all steps, a buffer that the next step writes again, the
-state of the next step) and writes one NumPy call a line into that place. What is computed before the loop and read only
-in it is computed for a block of steps that stays in the cache. Refuses to know what may leave the loop (`schedule`) and
-how the body could make fewer calls (`rewrite`). Below it: schedule, spelling.
+Knows the names of everything and the parts (once, before, the loop in blocks, after), and which calls outside the loop are
+made block by block: what only a block reads stays in the cache. Refuses to know what may leave the loop (`schedule`),
+where a step keeps its results (`steps`) and how the body could make fewer calls (`rewrite`). Below it: steps, schedule,
+spelling.
 """
 
 import keyword
-import math
 import re
-from types import SimpleNamespace
 
 import numpy as np
 
+from .buffers import has_out
 from .program import Value
-from .schedule import SAMPLE, Schedule
-from .spelling import ATOM, Steps, kernels, ours, spell
-
-BLOCK_BYTES = 1 << 18  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
-SPREAD = 1 << 16  # elements up to which a constant is worth spreading over the rows of a batch
+from .schedule import Schedule
+from .spelling import ATOM, Steps, kernels, spell
+from .steps import StepText
 
 
-class Source:
+class Source(StepText):
     """The text of a loop as a Python function `run(T, states…, xs…, consts…) -> (states…, ys…, sums…)`.
 
     `names` and `sequences` name the inputs, `taken` says which names are not free. `body` holds the lines, `inputs` and
@@ -131,7 +128,7 @@ class Source:
         blocked, self.whole = set(), []
         for call in reversed(lifted):
             used, asked = not inner.isdisjoint(call.outs), not whole.isdisjoint(call.outs)
-            stack = len(call.outs) == 1 and _has_out(call)
+            stack = len(call.outs) == 1 and has_out(call)
             if flows.issuperset(call.outs) and (used or asked and stack):
                 blocked.add(call)
                 inner.update(call.inputs)
@@ -140,7 +137,7 @@ class Source:
                 whole.update(call.inputs)
         self.early, self.late = [c for c in s.before if c in blocked], [c for c in s.after if c in blocked]
         self.blocked = [*self.early, *self.late]
-        self.full = {v for c in self.blocked for v in c.outs if v in whole and _has_out(c)}
+        self.full = {v for c in self.blocked for v in c.outs if v in whole and has_out(c)}
 
     def _write(self, sequences):
         s, loop = self.s, self.loop
@@ -199,394 +196,3 @@ class Source:
         """The value whose memory a stacked value may be a view of."""
         call = self._makers.get(stacked)
         return self._base(call.args[0]) if call is not None and call.op.view and isinstance(call.args[0], Value) else stacked
-
-    # ---- the loop -----------------------------------------------------------------------------------------------
-
-    def _loop(self, initial):
-        """Buffers, views of them, and the loop: first what a block of steps shares, then one line a call."""
-        self.head, self.block, self.each, self.step, self.ends = [], [], [], [], []
-        self.where, self.homes, self.finals, self.owner = {}, {}, [], {}
-        made = {v: call for call in self.s.inside for v in call.outs}
-        for state, value, start in zip(self.loop.states, self.loop.next_states, initial):
-            self._state(state, value, start, made)
-        self._joins(made)
-        self.steps_of = {}  # in a block: sequence -> its slice
-        size = min((BLOCK_BYTES // max(1, math.prod(v.shape[1:]) * v.shape[0] // SAMPLE * v.dtype.itemsize) for c in self.blocked for v in c.outs), default=1)
-        self.block_size = size = max(1, size)
-        inside = SimpleNamespace(op=SimpleNamespace(view=False), outs=(), inputs=[self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs])
-        self.block_names, self.block_room = set(), _Room([*self.early, inside, *self.late], self.full)
-        self._block(self.early, 0)
-        self.room = _Room(self.s.inside, self._step_reads())
-        for k, call in enumerate(self.s.inside):
-            self._call(call, k)
-        lines = [*self.step, *(self._end(e) for e in self.ends)]
-        early, self.block = self.block, []
-        self._block(self.late, len(self.early) + 1)
-        if self.head:
-            self.put("# buffers")
-        for line in self.head:
-            self.put(line)
-        depth = 1
-        if self.blocked:
-            self.put("# the loop, in blocks of steps that stay in the cache")
-            self.put(f"for start in range(0, T, {size}){'[::-1]' * self.loop.reverse}:")
-            self.put(f"part = slice(start, min(start + {size}, T))", 2)
-            self.put("n = part.stop - start", 2)
-            for line in early:
-                self.put(line, 2)
-            depth = 2
-        else:
-            self.put("# the loop")
-        names = ", ".join(name for name, _, _ in self.each) + "," * (len(self.each) == 1)
-        rev = "[::-1]" * self.loop.reverse
-        sources = []
-        for _, text, shape in self.each:
-            if self.blocked and text not in self.block_names:
-                text = f"{text}[part]"
-            sources.append(f"[{text}[t, ...] for t in range(len({text}))]{rev}" if shape == () else text + rev)
-        steps = "n" if self.blocked else "T"
-        self.put(f"for {names} in zip({', '.join(sources)}):" if self.each else f"for _ in range({steps}):", depth)
-        for line in lines or ["pass"]:
-            self.put(line, depth + 1)
-        for line in self.block:
-            self.put(line, 2)
-
-    def every(self, name, sequence, shape):
-        """Have `name` run over the steps of a sequence."""
-        self.each.append((name, sequence, shape))
-
-    def _step_reads(self):
-        """Values that are read when the step's calls are done."""
-        return [v for v in self.loop.next_states if isinstance(v, Value)]
-
-    def _state(self, state, value, start, made):
-        """Where a state lives: in a stack of T + 1 when its steps are read later, else in two buffers that change places."""
-        s, reverse = self.s, self.loop.reverse
-        own = isinstance(value, Value) and value in made and value not in self.owner
-        word, shape = self.name(state), "".join(f", {n}" for n in state.shape)
-        target = self.fresh(word + "_next")
-        if state in s.stacked or own and value in s.stored:
-            buffer, first, last = self.fresh(word + "s"), *(("T", "0") if reverse else ("0", "T"))
-            dots = ", ..." if state.shape == () else ""
-            old, new = ("[1:]", "[:-1]") if reverse else ("[:-1]", "[1:]")
-            self.head += [f"{buffer} = np.empty((T + 1{shape}), {_dtype(state)})", f"{buffer}[{first}] = {start}", f"{word} = {buffer}[{first}{dots}]"]
-            self.every(target, buffer + new, state.shape)
-            if state in s.stacked:
-                self.names[s.stacked[state], ""] = buffer + old
-            if own and value in s.stored:
-                self.names[s.stacked[value], ""] = buffer + new
-            self.ends.append(f"{word} = {target}")
-            self.finals.append(f"{buffer}[{last}{dots}].copy()")
-        else:
-            self.head.append(f"{word}, {target} = np.array({start}), np.empty({_tuple(state.shape)}, {_dtype(state)})")
-            self.ends.append(f"{word}, {target} = {target}, {word}")
-            self.finals.append(word)
-        self.where[state] = word
-        if own and self._writes(made[value]):
-            self.owner[value] = target
-        else:
-            self.ends.insert(0, (value, target))
-
-    def _end(self, end):
-        """The last lines of a step: a state that is no result of the step's own calls is copied."""
-        return f"{end[1]}[...] = {self._read(end[0])[0]}" if isinstance(end, tuple) else end
-
-    # ---- what a block of steps shares -----------------------------------------------------------------------------
-
-    def _block(self, calls, first):
-        """Calls on a block of steps: on slices of the sequences, into buffers of one block or the block's place in a stack."""
-        room = self.block_room
-        inner = {v for c in self.blocked for v in c.outs}
-        sequences = set(self.s.stacked.values()) | {v for c in (*self.s.before, *self.s.after) for v in c.outs}
-
-        def read(arg):
-            if isinstance(arg, Value) and arg in sequences and arg not in inner:
-                if arg not in self.steps_of:
-                    name = self.steps_of[arg] = self.fresh(self.name(arg).split("[")[0] + "_b")
-                    self.block.append(f"{name} = {self.name(arg)}[part]")
-                return self.steps_of[arg], ATOM
-            if isinstance(arg, Value) and arg in inner:
-                return self.steps_of[arg], ATOM
-            return self.arg(arg)
-
-        for k, call in enumerate(calls, first):
-            out = call.outs[0]
-            plain = call.op.elementwise and _has_out(call)
-            texts = [(self.scalar(a, out.dtype), ATOM) if plain and type(a) in (int, float) else read(a) for a in call.args]
-            if len(call.outs) > 1 or not _has_out(call):
-                names = [self.fresh(re.sub(r"\W", "", v.name) or "v") for v in call.outs]
-                text = re.sub(r"(?<![.\w])T\b", "n", spell(call, texts)[0])
-                self.block.append(f"{', '.join(names)} = {text}")
-                self.steps_of.update(zip(call.outs, names))
-                self.block_names.update(names)
-                if call.op.view and len(call.outs) == 1:
-                    room.view(out, call.args[0], names[0])
-                continue
-            name = None if out in self.full else room.in_place(call, k) or room.again(call, k)
-            if name is None:
-                name = self.fresh(re.sub(r"\W", "", out.name) or "v")
-                lead = f"{out.shape[0] // SAMPLE} * " if out.shape[0] > SAMPLE else ""
-                rest = "".join(f", {m}" for m in out.shape[1:]) or ","
-                if out in self.full:
-                    stack = self.names[out, ""] = self.fresh(name + "s")
-                    self.head.append(f"{stack} = np.empty(({lead}T{rest}), {_dtype(out)})")
-                    self.block.append(f"{name} = {stack}[{lead}start:{lead}part.stop]")
-                else:
-                    buffer = self.fresh(name + "_all")
-                    self.head.append(f"{buffer} = np.empty(({lead}min(T, {self.block_size}){rest}), {_dtype(out)})")
-                    self.block.append(f"{name} = {buffer}[:{lead}n]")
-                room.keep(out, name)
-            else:
-                room.keep(out, name, again=True)
-            self.steps_of[out] = name
-            self.block_names.add(name)
-            self.block.append(self._into(call, texts, name))
-
-    # ---- where results are kept -----------------------------------------------------------------------------------
-
-    def _joins(self, made):
-        """Parts of a concatenation are written straight into its buffer."""
-        self.parts, self.joined = {}, {}
-        for call in self.s.inside:
-            if call.op.name != "concatenate" or not ours(call.op) or call.outs[0] in self.owner:
-                continue
-            (out,) = call.outs
-            axis, start, pieces = call.statics["axis"] % len(out.shape), 0, []
-            for part in call.args:
-                size = (part.shape if isinstance(part, Value) else np.shape(part))[axis]
-                index = "..., " if axis == len(out.shape) - 1 else ":, " * axis
-                free = (isinstance(part, Value) and part in made and self._writes(made[part]) and part not in self.owner
-                        and (part not in self.s.stored or out in self.s.stored) and part not in self.parts and part not in self.joined
-                        and sum(a is part for a in call.args) == 1 and part.dtype == out.dtype)
-                if free:
-                    self.parts[part] = out, index, f"{start}:{start + size}"
-                pieces.append((part, f"{index}{start}:{start + size}", free))
-                start += size
-            self.joined[out] = pieces
-
-    def _place_part(self, part):
-        """The name of the slice of a joined buffer into which a part is written."""
-        out, index, piece = self.parts[part]
-        buffer, name = self._buffer(out), self.name(part)
-        if out in self.s.stored:
-            lead = index if index.startswith("...") else ":, " + index
-            pieces = f"{self.names[self.s.stacked[out], '']}[{lead}{piece}]"
-            self.every(name, pieces, part.shape)
-            if part in self.s.stored:
-                self.names[self.s.stacked[part], ""] = pieces
-        else:
-            self.head.append(f"{name} = {buffer}[{index}{piece}]")
-        return name
-
-    def _buffer(self, value, call=None, k=0):
-        """The name of the place where a result is kept: a state's, a slice of a stack, or a buffer for all steps."""
-        if value in self.where:
-            return self.where[value]
-        if value in self.owner:
-            name = self.owner[value]
-            if value in self.s.stacked:
-                self._home(value, self.s.stacked[value])
-        elif value in self.parts:
-            name = self._place_part(value)
-        elif value in self.s.stored:
-            name, stacked = self.name(value), self.s.stacked[value]
-            buffer = self.name(stacked, "s")
-            self.head.append(f"{buffer} = np.empty((T{''.join(f', {n}' for n in value.shape)},), {_dtype(value)})")
-            self.every(name, buffer, value.shape)
-            self.names[stacked, ""] = buffer
-            self._home(value, stacked)
-        else:
-            name = call is not None and (self.room.in_place(call, k) or self.room.again(call, k))
-            if name:
-                self.room.keep(value, name, again=True)
-            else:
-                name = self.name(value)
-                self.head.append(f"{name} = np.empty({_tuple(value.shape)}, {_dtype(value)})")
-                self.room.keep(value, name)
-            self._home(value, None)
-        self.where[value] = name
-        return name
-
-    def _home(self, value, stacked):
-        """Remember that a value has one place, so that views of it can be made outside the loop; with a sample of the place."""
-        self.homes[value] = stacked, np.empty((SAMPLE,) * (stacked is not None) + value.shape, value.dtype)
-
-    # ---- the calls of a step --------------------------------------------------------------------------------------
-
-    def _call(self, call, k):
-        if self._view(call):
-            return
-        if len(call.outs) > 1 or not self._writes(call):
-            texts = [self._read(a) for a in call.args]
-            names = [self.name(v) if v not in self.s.stored else self.fresh(self.name(v) + "_new") for v in call.outs]
-            self.step.append(f"{', '.join(names)} = {spell(call, texts)[0]}")
-            for v, name in zip(call.outs, names):
-                if v in self.s.stored:
-                    self.step.append(f"{self._buffer(v)}[...] = {name}")
-                self.where.setdefault(v, name)
-                if call.op.view and isinstance(call.args[0], Value):
-                    self.room.view(v, call.args[0], name)
-            return
-        (value,) = call.outs
-        if value in self.joined:
-            buffer = self._buffer(value, call, k)
-            self.step += [f"{buffer}[{piece}] = {self._read(part)[0]}" for part, piece, written in self.joined[value] if not written]
-            return
-        texts = [self._read(a, value if call.op.elementwise else None) for a in call.args]
-        self.step.append(self._into(call, texts, self._buffer(value, call, k)))
-
-    def _read(self, arg, into=None):
-        """(text, rank) inside the loop of an argument; next to a result of another shape a constant is spread out once."""
-        if not isinstance(arg, Value):
-            return (self.scalar(arg, into.dtype), ATOM) if into is not None and isinstance(arg, (int, float)) and not isinstance(arg, bool) else self.arg(arg)
-        if arg in self.where:
-            return self.where[arg], ATOM
-        s = self.s
-        if arg in s.varying:
-            stacked = s.stacked[arg]
-            text = self.steps_of.get(stacked) or self.name(stacked)
-            name = self.where[arg] = self.fresh(text.split("[")[0] + "_t")
-            self.block_names |= {text} if stacked in self.steps_of else set()
-            self.every(name, text, arg.shape)
-            return name, ATOM
-        if into is not None and arg.shape not in ((), into.shape) and into.size <= SPREAD:
-            spread = self.names.get((arg, into.shape))
-            if spread is None:
-                spread = self.names[arg, into.shape] = self.fresh(self.name(arg) + "_rows")
-                self.head.append(f"{spread} = np.broadcast_to({self.name(arg)}, {_tuple(into.shape)}).copy()")
-            return spread, ATOM
-        return self.name(arg), ATOM
-
-    def _view(self, call):
-        """Make a view once for all steps, where it really is one; says whether it did."""
-        home = self.homes.get(call.args[0]) if call.op.view and len(call.args) == 1 else None
-        if home is None or any(v in self.s.stored or v in self.owner for v in call.outs):
-            return False
-        stacked, sample = home
-        if stacked is None:
-            found = call.op.forward(sample, **call.statics)
-        else:
-            found = sample if call.op.elementwise else call.op.over_time and call.op.over_time(SAMPLE, [True], sample, **call.statics)
-        found = found if isinstance(found, tuple) else (found,)
-        if any(f is None or f.size and not np.shares_memory(f, sample) for f in found):
-            return False
-        if stacked is None:
-            names = [self.name(v) for v in call.outs]
-            self.head.append(f"{', '.join(names)} = {spell(call, [(self.where[call.args[0]], ATOM)])[0]}")
-            for v, name, f in zip(call.outs, names, found):
-                self.where[v], self.homes[v] = name, (None, f)
-                self.room.view(v, call.args[0], name)
-            return True
-        lines = []
-        tracer, inputs, outs = self.s.lift(call)
-        known = {inputs[0][0]: stacked}
-        self.s.adopt(tracer, known, lines)
-        for c in lines:
-            self.head.append(f"{', '.join(self.name(v) for v in c.outs)} = {spell(c, [self.arg(a) for a in c.args])[0]}")
-        for v, lifted, f in zip(call.outs, outs, found):
-            lifted = known.get(lifted, lifted)
-            name = self.where[v] = self.fresh(self.name(v))
-            self.every(name, self.name(lifted), v.shape)
-            self.homes[v] = lifted, f
-        return True
-
-    def _writes(self, call):
-        """Whether a call can write into a buffer."""
-        return len(call.outs) == 1 and _has_out(call)
-
-    def _into(self, call, texts, out):
-        """A call that writes its result into `out`, the last argument."""
-        names, statics = [text for text, _ in texts], call.statics
-        word = call.op.name
-        if word in ("concatenate", "stack"):
-            return f"np.{word}(({', '.join(names)},), axis={statics['axis']}, out={out})"
-        if word == "clip":
-            return f"np.clip({names[0]}, {statics['min']}, {statics['max']}, {out})"
-        if word == "matmul":
-            ranks = [a.ndim if isinstance(a, np.ndarray) else len(a.shape) for a in call.args]
-            word = "dot" if max(ranks) <= 2 else "matmul"
-        elif word == "power" and isinstance(call.args[1], (int, float)) and call.args[1] == 2:
-            word, names = "square", names[:1]
-        elif not (ours(call.op) and isinstance(getattr(np, word, None), np.ufunc)):
-            return spell(call, texts, out)[0]
-        if word not in self.short:
-            self.short[word] = self.fresh(word)
-        return f"{self.short[word]}({', '.join([*names, f'out={out}' if word in ('maximum', 'minimum') else out])})"
-
-
-class _Room:
-    """Which buffers are free again after the last read of what they hold, by call of a straight list."""
-
-    def __init__(self, calls, at_the_end):
-        self.last, self.root, self.names, self.free = {}, {}, {}, {}
-        for k, call in enumerate(calls):
-            for a in call.inputs:
-                self.last[a] = k
-        self.last.update(dict.fromkeys(at_the_end, len(calls)))
-        self.calls = calls
-        for call in calls:  # a view is a read of what it is a view of
-            if call.op.view and call.inputs:
-                for v in call.outs:
-                    self.root[v] = self.root.get(call.inputs[0], call.inputs[0])
-        for v, root in self.root.items():
-            self.last[root] = max(self.last.get(root, -1), self.last.get(v, -1))
-        self.held = {}  # root -> name of its buffer
-
-    def keep(self, value, name, again=False):
-        """The value lives in the buffer called `name`, which nobody else holds."""
-        if again:
-            for root in [r for r, n in self.held.items() if n == name]:
-                del self.held[root]
-        self.held[value] = name
-        self.names[value] = name
-
-    def view(self, value, of, name):
-        """The value is a view, called `name`, of another."""
-        self.root[value] = self.root.get(of, of)
-        self.names[value] = name
-
-    def in_place(self, call, k):
-        """The name of an argument that the call may overwrite: of the result's shape, read here for the last time."""
-        (out,) = call.outs
-        if not call.op.elementwise:
-            return None
-        for a in call.inputs:
-            root = self.root.get(a, a)
-            if (root in self.held and self.last.get(root) == k and a.shape == out.shape and a.dtype == out.dtype and a.size == root.size
-                    and self.names.get(a) and (a is root or self._straight(a))):
-                name = self.names[a]
-                self.held[out] = self.held.pop(root)
-                self.names[out] = name
-                if name != self.held[out]:
-                    self.held[out] = name
-                return name
-        return None
-
-    def _straight(self, view):
-        """Whether a view shows its buffer in order: only reshapes in between."""
-        return all(call.op.name in ("reshape", "identity") for call in self.calls if call.op.view and view in call.outs)
-
-    def again(self, call, k):
-        """The name of a buffer of the result's shape whose value nobody reads from here on."""
-        (out,) = call.outs
-        for root, name in list(self.held.items()):
-            if self.last.get(root, -1) < k and root.shape == out.shape and root.dtype == out.dtype and self.names.get(root) == name:
-                del self.held[root]
-                return name
-        return None
-
-
-def _has_out(call):
-    if call.op.name == "matmul":
-        return call.outs[0].shape != ()
-    if call.op.name in ("concatenate", "stack"):
-        return True
-    return call.op.takes_out and call.op.elementwise
-
-
-def _tuple(shape):
-    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
-
-
-def _dtype(value):
-    return f"np.{value.dtype.name}"

@@ -17,7 +17,7 @@ from ..tensor import Tensor, mode, switched, tensor
 
 _HOME = __file__.rpartition("explain")[0]
 _ENGINE = tuple(_HOME + name for name in (
-    "tensor", "primitive", "ops", "walk", "gradients", "program", "derive", "spelling", "emit", "rewrite", "loops", "scan",
+    "tensor", "primitive", "ops", "walk", "gradients", "program", "derive", "spelling", "schedule", "buffers", "steps", "emit", "rewrite", "loops", "scan",
     "trees", "explain"))
 
 
