@@ -280,7 +280,7 @@ class Subject:
             return [np.asarray(every[i]) for i in self.at]
         y, pullback = vjp(self, *floats)
         one = np.ones(np.shape(y), getattr(y, "dtype", np.float64))
-        return [np.asarray(g) for g in pullback(one)] if shaker is None else _recorded(pullback, one)
+        return _recorded(pullback, one) if shaker is not None else [_array(g) for g in pullback(one)]
 
     def next(self, rng):
         """The function ⟨u, ∇⟩, whose gradients are those of the next order."""
@@ -293,8 +293,12 @@ class Subject:
 
 def _recorded(pullback, one):
     """The gradients, their rules run as recorded ops: a tracked cotangent makes them so."""
-    grads = pullback(Tensor(one, Leaf(one.shape, one.dtype)))
-    return [g._array if isinstance(g, Tensor) else np.asarray(g) for g in grads]
+    return [_array(g) for g in pullback(Tensor(one, Leaf(one.shape, one.dtype)))]
+
+
+def _array(g):
+    """A gradient as a plain array, also where something that the function closes over is tracked."""
+    return g._array if isinstance(g, Tensor) else np.asarray(g)
 
 
 class _Next(Subject):
