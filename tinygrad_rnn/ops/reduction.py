@@ -38,6 +38,15 @@ def _count(shape, axis):
     return math.prod(shape[a] for a in _normal(axis, len(shape)))
 
 
+def _repeated(g, shape):
+    """`np.broadcast_to`, which takes ten times as long as this for the commonest case: one number for a whole array."""
+    if type(g) is not np.ndarray or g.shape:
+        return np.broadcast_to(g, shape)
+    out = np.ndarray(shape, g.dtype, g, 0, (0,) * len(shape))
+    out.flags.writeable = False
+    return out
+
+
 def _spread(g, shape, axis):
     """A reduced array as one that broadcasts against `shape`."""
     return g.reshape(_kept(shape, axis)) if axis is not None or g.shape else g
@@ -69,7 +78,7 @@ def sum(x, /, *, axis=None, keepdims=False):
     return np.add.reduce(x, axis=axis, keepdims=keepdims) if type(x) is np.ndarray else np.sum(x, axis=axis, keepdims=keepdims)
 
 
-sum.vjp(x=lambda g, x_shape, axis: np.broadcast_to(_spread(g, x_shape, axis), x_shape))
+sum.vjp(x=lambda g, x_shape, axis: _repeated(_spread(g, x_shape, axis), x_shape))
 
 
 @primitive(method="mean", domain=REALS, analytic=True, sample=_sample, over_time=_later("mean"), faults=_FAULTS)
@@ -89,7 +98,7 @@ def mean(x, /, *, axis=None, keepdims=False):
     return np.mean(x, axis=axis, keepdims=keepdims)
 
 
-mean.vjp(x=lambda g, x_shape, axis: np.broadcast_to(_spread(g, x_shape, axis) / _count(x_shape, axis), x_shape))
+mean.vjp(x=lambda g, x_shape, axis: _repeated(_spread(g, x_shape, axis) / _count(x_shape, axis), x_shape))
 
 
 def _share_of_extreme(g, x, y, axis):

@@ -233,10 +233,6 @@ def broadcast_to(x, /, *, shape):
         >>> tg.broadcast_to(np.ones(2), (3, 2)).shape
         (3, 2)
     """
-    if type(x) is np.ndarray and not x.shape:  # the backward of every sum; np.broadcast_to takes ten times as long
-        y = np.ndarray(shape, x.dtype, x, 0, (0,) * len(shape))
-        y.flags.writeable = False
-        return y
     return np.broadcast_to(x, shape)
 
 
