@@ -13,7 +13,7 @@ import numpy as np
 import tinygrad_rnn as tg
 
 rng = np.random.default_rng(0)
-W, U, b = rng.normal(size=(3, 4)), rng.normal(size=(4, 4)), np.zeros(4)
+W, U, b = (tg.tensor(rng.normal(size=size), requires_grad=True) for size in ((3, 4), (4, 4), 4))
 state, xs = np.zeros((2, 4)), rng.normal(size=(5, 2, 3))
 
 def elman(h, x):
@@ -104,6 +104,15 @@ def test_derive_makes_a_cell_from_sizes(files, capsys, cell):
     assert "def backward(d_state, d_ys, saved):" in text and re.search(r"\bh +\(2, 6\)", text)
 
 
+def test_derive_shows_equations_and_the_plan(files, capsys):
+    assert cli.main(["derive", "cells.py:elman", "equations"]) == 0
+    assert "dzₜ = dhₜ ∘ (1 − hₜ²)" in capsys.readouterr().out
+    assert cli.main(["derive", "cells.py:elman", "equations", "--latex"]) == 0
+    assert r"\begin{aligned}" in capsys.readouterr().out
+    assert cli.main(["derive", "cells.py:elman", "plan"]) == 0
+    assert "NumPy calls per step" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("cell, words", [
     ("lstmm", "there is no such cell (cells rnn, lstm"),
     ("nowhere.py:Cell", "nowhere.py: no such file"),
@@ -157,8 +166,9 @@ def test_diagnose_refuses_a_file_without_a_loss(files, refused):
 
 
 def test_check_runs_the_battery(files, capsys):
-    assert cli.main(["check", "cells.py:elman"]) == 0
-    assert "elman" in capsys.readouterr().out
+    for cell in ("cells.py:elman", "cells.py:Leaky", "gru"):
+        assert cli.main(["check", cell]) == 0
+        assert "check_cell(" in capsys.readouterr().out
 
 
 def test_check_fails_for_a_cell_that_remembers(files, capsys):

@@ -102,6 +102,7 @@ def parser():
     sub.add_argument("cell", metavar="CELL", help=f"FILE.py:Cell, or one of {', '.join(CELLS)}")
     sub.add_argument("what", nargs="?", choices=("source", "equations", "plan"), default="source", help="what to show")
     sub.add_argument("--optimized", action="store_true", help="the source as it runs, with its buffers")
+    sub.add_argument("--latex", action="store_true", help="the equations as LaTeX")
     sizes(sub)
 
     sub = command(check, "check", "run the battery of checks on a cell", "Shapes, dtypes, purity, derivatives of order 1 to 3, scan against the plain loop, "
@@ -257,7 +258,7 @@ def sample(arguments):
 def derive(arguments):
     from .laboratory import derive
 
-    print(derive(arguments.cell, arguments.what, arguments, optimized=arguments.optimized).rstrip())
+    print(derive(arguments.cell, arguments.what, arguments, optimized=arguments.optimized, latex=arguments.latex).rstrip())
 
 
 def check(arguments):

@@ -65,17 +65,23 @@ def maker(spec, saved=None):
     return lambda inputs, hidden, rng: cell(inputs, hidden, **({"rng": rng} if takes_rng else {}))
 
 
-def derive(spec, what, sizes, *, optimized=False):
+def derive(spec, what, sizes, *, optimized=False, latex=False):
     """The derived backward pass of a cell: its source, its equations, or the plan of its loop."""
     cell, state, xs = subject(spec, sizes)
     if what == "source":
         return explain.source(cell, state, xs, optimized=optimized)
-    return str(getattr(explain, what)(cell, state, xs))
+    if what == "equations":
+        return explain.equations(cell, state, xs, form="latex" if latex else "text")
+    return str(explain.plan(cell, state, xs))
 
 
 def battery(spec, sizes):
-    """What `check.check_cell` says of a cell."""
-    return check.check_cell(*subject(spec, sizes))
+    """What `check.check_cell` says of a cell; one that starts from zeros is tried where zeros hide nothing."""
+    cell, state, xs = subject(spec, sizes)
+    if hasattr(cell, "initial_state"):
+        rng = np.random.default_rng(0)
+        state = trees.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(leaf.dtype) if leaf.dtype.kind == "f" else leaf, state)
+    return check.check_cell(cell, state, xs)
 
 
 def diagnosis(spec):
