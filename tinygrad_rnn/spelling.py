@@ -219,8 +219,19 @@ def kernel_text(functions):
 
 def array_text(name, array):
     """An assignment that makes the array again."""
+    return f"{name} = {_array(array)}"
+
+
+def _array(array):
+    """Rows that are all the same are written once, and runs of one number by its count."""
     kind = "" if array.dtype.name in ("float64", "int64") and array.size else f", np.{array.dtype.name}"
-    return f"{name} = np.array({array.tolist()!r}{kind})" + (f".reshape({array.shape})" if not array.size else "")
+    if array.ndim > 1 and array.size and array.shape[0] > 1 and (array == array[0]).all():
+        return f"np.broadcast_to({_array(array[0])}, {array.shape}).copy()"
+    if array.ndim == 1 and array.size > 8:
+        starts = np.flatnonzero(np.r_[True, array[1:] != array[:-1]])
+        if 2 * starts.size < array.size:
+            return f"np.repeat(np.array({array[starts].tolist()!r}{kind}), {np.diff(np.r_[starts, array.size]).tolist()})"
+    return f"np.array({array.tolist()!r}{kind})" + (f".reshape({array.shape})" if not array.size else "")
 
 
 def _definition(name, function):

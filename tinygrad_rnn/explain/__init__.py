@@ -8,6 +8,8 @@ from .graph import graph as graph
 from .ledger import Flow as Flow
 from .ledger import Ledger as Ledger
 from .ledger import ledger as ledger
+from .plan import Plan as Plan
+from .plan import plan as plan
 from .source import source as source
 from .trace import Row as Row
 from .trace import Trace as Trace

@@ -39,6 +39,9 @@ class Derivation:
         local = LocalNames()
         self.trace = trace = Trace(cell, states, self.structure, leaves, self.xs_structure, 0, 0, watch=local)
         self.cell, self.y_structure = trace.tracer.name, trace.y_structure
+        if self.T > 1:
+            after = [out._array if isinstance(out, Tensor) else np.asarray(out) for out in trace.after]
+            trace.compare(Trace(cell, after, self.structure, leaves, self.xs_structure, 1, 1))
         self.literals = {}  # numbers that nobody named: they stand in the text
         self.transposes = {}  # W.T of an array W: NumPy has made it before we could see it
         self._name(cell, state, xs, local.found)

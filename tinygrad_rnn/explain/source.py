@@ -39,7 +39,7 @@ def source(cell, state=None, xs=None, *, optimized=False):
         >>> "z = xW[t] + h[t] @ U" in text and "dU = " in text
         True
     """
-    return _Module(Derivation(cell, state, xs), optimized).text
+    return Module(Derivation(cell, state, xs), optimized).text
 
 
 _SHORT = {  # kernels as a textbook has them; those of the ops guard against overflow and write into buffers
@@ -57,11 +57,12 @@ AFTER = "after the loop, for all steps at once"
 _OTHERS = {"T", "np", "t", "saved", "d_state", "d_ys", "range", "zip", "len", "reversed"}  # names that the module needs itself
 
 
-class _Module:
+class Module:
     """Puts the text together: kernels, forward, backward."""
 
     def __init__(self, derivation, optimized):
         self.d, self.optimized, self.lines, self.constants, self.calls = derivation, optimized, [], {}, []
+        self.made = []  # the texts of the two loops, in the form that runs
         d, loop, back = derivation, derivation.forward, derivation.backward
         n, m = loop.n_states, loop.n_xs
         params = [(i, v) for i, v in enumerate(loop.body.inputs) if i >= n + m]
@@ -132,6 +133,7 @@ class _Module:
             names = {same[v]: name for v, name in names.items()} | dict(zip(fast.states, words))
             stacks = {v: t.whole for v, t in names.items() if isinstance(t, Stack)}
             made = Source(fast, {v: t for v, t in names.items() if v not in stacks}, stacks, taken)
+            self.made.append(made)
             self.lines += made.body
             self.constants |= made.constants
             self.calls += made.calls
