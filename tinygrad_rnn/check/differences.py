@@ -22,7 +22,8 @@ class Estimate:
 
     `left` and `right` are the one-sided derivatives; `kink` says that they stay apart however small the step.
     `jump` says that the value itself stays apart from its neighbours': the function is broken here, or changes over
-    lengths that no step resolves. `flat` says that no step changed the function's value by a single bit.
+    lengths that no step resolves. `flat` says that no step changed the function's value by a single bit; `still` is the
+    longest step that did not, and `quantum` the least change that was seen.
     """
 
     value: float
@@ -35,11 +36,15 @@ class Estimate:
     kink: bool
     jump: bool
     flat: bool
+    step: float = 0.0
+    still: float = 0.0
+    quantum: float = 0.0
 
     def admits(self, candidate, slack):
-        """Whether some step whose own error is small supports `candidate`: then it cannot be called wrong."""
-        fine = self.errors <= 1e-2 * abs(candidate)
-        return np.isfinite(candidate) and bool(np.any(np.abs(self.values[fine] - candidate) <= 8 * self.errors[fine] + slack))
+        """Whether some step decides for `candidate` and against the value: then it cannot be called wrong."""
+        with np.errstate(invalid="ignore"):
+            decisive = self.errors <= 0.1 * abs(candidate - self.value)
+            return bool(np.any(np.abs(self.values[decisive] - candidate) <= 2 * self.errors[decisive] + slack))
 
     def between(self, candidate, slack):
         """Whether `candidate` lies between the one-sided derivatives: a gradient that a kink allows."""
@@ -48,11 +53,12 @@ class Estimate:
         return bool(low - slack <= candidate <= high + slack)
 
 
-def derivative(phi, scale=1.0, noise=0.0, target=0.0):
+def derivative(phi, scale=1.0, noise=0.0, target=0.0, thorough=False):
     """dφ/dt at t = 0 of a function of one number, by a sweep of central differences.
 
     Shapes: phi takes a float and returns one. `scale` is the length over which phi is expected to change, `noise` a
-    bound on the rounding error of its value, `target` an error that is small enough to stop the sweep.
+    bound on the rounding error of its value, `target` an error that is small enough to stop the sweep; `thorough` goes
+    through all steps in any case.
 
     Source: the choice of a step by agreement of a sweep is that of Ridders, "Accurate computation of F'(x) and
     F'(x) F''(x)" (1982), without his extrapolation: a bound is wanted here, not the last digit.
@@ -74,7 +80,7 @@ def derivative(phi, scale=1.0, noise=0.0, target=0.0):
         return _judged(center, seen, noise, scale)
 
     found = look(MIDDLE)
-    if found.error > max(target, 1e-7 * abs(found.value)):
+    if thorough or found.error > max(target, 1e-7 * abs(found.value)):
         found = look(WIDE)
     k = 1
     while k > -UPWARD and found.error > max(target, 1e-6 * abs(found.value)) and scale * 2.0**-k < 0.1:
@@ -103,8 +109,9 @@ def _judged(center, seen, noise, scale):
         bend, k = np.abs(right - left), best + 1
         kink = bend[k] > 0.5 * bend[best] and bend[k] > 8 * rounding[k] and bend[k] > 1e-4 * max(abs(right[k]), abs(left[k]))
         jump = kink and bend[k] > 0.5 * SHRINK * bend[best]
-    flat = bool(np.all(plus == center) and np.all(minus == center))
-    return Estimate(float(values[best]), float(errors[best]), t, values, errors, float(left[k]), float(right[k]), bool(kink), bool(jump), flat)
+    moved, still = np.maximum(np.abs(plus - center), np.abs(minus - center)), (plus == center) & (minus == center)
+    return Estimate(float(values[best]), float(errors[best]), t, values, errors, float(left[k]), float(right[k]), bool(kink), bool(jump),
+                    bool(still.all()), float(t[best]), float(t[still].max(initial=0.0)), float(moved[~still].min(initial=np.inf)))
 
 
 def complex_step(phi):

@@ -25,6 +25,7 @@ from .recorders import Shaker, Watcher, watching
 from .report import columns, number, small
 
 RIGHT, WRONG, UNKNOWN = "right", "wrong", "cannot tell"
+EPS = np.finfo(float).eps
 SAMPLES = 5          # runs with other rounding
 SLACK = 8.0          # bounds are estimates: this many of them must be exceeded before a gradient is called wrong
 KINK = "the function has a kink here"
@@ -250,6 +251,11 @@ class Subject:
                          else rng.normal(size=y.shape).astype(np.float32)) if y.dtype.kind == "f" else 0
                         for y, size in zip(ys, sizes)]
 
+    @property
+    def gain(self):
+        """The largest weight of an output."""
+        return max([1.0, *(float(np.max(np.abs(v))) for v in self.weights if isinstance(v, np.ndarray) and v.size)])
+
     def __call__(self, *floats):
         total = 0.0
         for y, v in zip(trees.flatten(self.f(*self.inputs(floats)))[0], self.weights):
@@ -303,6 +309,8 @@ def _array(g):
 
 class _Next(Subject):
     """⟨u, ∇ of the order below⟩."""
+
+    gain = property(lambda self: max([1.0, *(float(np.max(np.abs(u))) for u in self.directions if u.size)]))
 
     def __init__(self, below, directions):
         self.below, self.directions, self.own = below, directions, None
@@ -364,7 +372,8 @@ class _Level:
 
     def __init__(self, subject, order, rng, loose, tolerance, watcher):
         self.subject, self.order, self.rng, self.loose, self.given = subject, order, rng, loose, tolerance
-        self.watcher, self.problems = watcher, []
+        self.watcher, self.problems, self.doubled = watcher, [], None
+        self.gain = subject.gain
         self.point = [x.astype(np.float64) for x in subject.point]
         self.scales = [_scales(x) for x in self.point]
 
@@ -466,7 +475,7 @@ class _Level:
         along = self._along([u if k == i else 0.0 for k in range(len(self.point))])
         if self.complex:
             value = complex_step(lambda t: along(t * scale)) / scale
-            found = self._held(i, index, u, yours, value, 64 * np.finfo(float).eps * abs(value), 1e-10, None)
+            found = self._held(i, index, u, yours, value, 64 * EPS * abs(value), 1e-10, None)
             if found.verdict != WRONG:
                 return found
         size = float(np.max(np.abs(g * u), initial=0.0, where=np.isfinite(g)))
@@ -477,7 +486,7 @@ class _Level:
         if found.verdict == WRONG and len(self.runs) == SAMPLES:
             self._shake(4 * SAMPLES)  # before an accusation, look harder for what rounding can do
             found = self._held(i, index, u, yours, sweep.value, sweep.error, 1e-7, sweep)
-        return self._excused(found, sweep, i, u) if found.verdict == WRONG else found
+        return self._excused(found, i, u, along, scale) if found.verdict == WRONG else found
 
     def _held(self, i, index, u, yours, value, error, relative, sweep):
         """Both values side by side: is what lies between them more than rounding and the differences' own error?"""
@@ -500,20 +509,44 @@ class _Level:
             verdict, reason = RIGHT, ""
         return _Comparison(index, verdict, reason, yours, value, apart, allowed, flat)
 
-    def _excused(self, found, sweep, i, u):
+    def _excused(self, found, i, u, along, scale):
         """What looks wrong, unless there is an innocent explanation."""
-        innocent = ""
+        sweep, innocent = derivative(along, scale, self.noise, thorough=True), ""
+        apart = abs(found.yours - found.numerical)
         if self.watcher.extreme:
             innocent = f"numbers near the limit of the range ({self.watcher.extreme[0]})"
-        elif sweep.jump:
+        elif not np.isfinite(sweep.value) or sweep.jump:
             innocent = "the function jumps here"
-        elif sweep.admits(found.yours, found.allowed):
-            innocent = "differences settle on two values"
-        elif np.isfinite(found.yours) and sweep.kink and sweep.between(found.yours, found.allowed):
-            innocent = KINK
-        elif self.watcher.kinks and self._right_nearby(i, u):
+        elif np.isfinite(found.yours):
+            if sweep.admits(found.yours, found.allowed):
+                innocent = "differences settle on two values"
+            elif sweep.kink and sweep.between(found.yours, found.allowed):
+                innocent = KINK
+            elif 0 < abs(found.yours) * sweep.still < 4 * sweep.quantum <= 1e5 * EPS * self.watcher.size * self.gain:
+                innocent = "its effect is below rounding"
+            elif self.loose and abs(_dot(self._double(i), u) - found.numerical) <= 0.1 * apart:
+                innocent = "in double precision it is right: rounding"
+            elif not self._settled(i, u, sweep.step, found):
+                innocent = "it changes within the steps of the differences"
+        if not innocent and self.watcher.kinks and self._right_nearby(i, u):
             innocent = f"{KINK}, and the gradient is right beside it"
         return replace(found, verdict=UNKNOWN, reason=innocent) if innocent else found
+
+    def _double(self, i):
+        """The gradient in double precision, of inputs that are single."""
+        if self.doubled is None:
+            self.doubled = self.subject.gradient(self.point)
+        return self.doubled[i]
+
+    def _settled(self, i, u, step, found):
+        """Whether the gradient along the step is as here (wrong all around) or as the difference says (wrong here alone):
+        anything else means that the function changes faster than differences can follow."""
+        for part in (-1.0, -0.62, -0.37, 0.37, 0.62, 1.0):
+            moved = [(x + part * step * u if k == i else x).astype(p.dtype) for k, (x, p) in enumerate(zip(self.point, self.subject.point))]
+            there = _dot(self.subject.gradient(moved)[i], u)
+            if not min(abs(there - found.yours), abs(there - found.numerical)) <= 0.3 * abs(found.yours - found.numerical):
+                return False
+        return True
 
     def _stands_out(self, i, u, yours, value, allowed):
         """Whether the gradient jumps at this very point: rounding leaves it as it is, or brings it to the numerical value,

@@ -15,18 +15,20 @@ class Watcher:
     """Notes the ops that depend on tracked inputs: those the complex step does not see through, and kinks that were hit.
 
     `timed` are the positions of the inputs that a scan cut along their leading axis. `extreme` are ops that came out
-    so large that a product of two such numbers overflows: derivatives beyond it are anybody's guess.
+    so large that a product of two such numbers overflows: derivatives beyond it are anybody's guess. `size` is the
+    largest number that was seen.
     """
 
     tracing = False
 
     def __init__(self, inputs):
-        self.inputs, self.opaque, self.kinks, self.extreme, self.timed = inputs, [], [], [], set()
+        self.inputs, self.opaque, self.kinks, self.extreme, self.timed, self.size = inputs, [], [], [], set(), 0.0
 
     def record(self, op, args, statics):
         depends = [type(arg) is Tensor and arg._node is not None for arg in args]
         y = op.apply(args, statics, mode.get().grad)
         if any(depends):
+            self.size = max([self.size, *(_size(value) for value in (*args, *(y if type(y) is tuple else (y,))))])
             if not op.analytic and op.name not in self.opaque:
                 self.opaque.append(op.name)
             if op.kinks and op.name not in self.kinks and on_kink(op, [getattr(arg, "_array", arg) for arg in args], statics):
@@ -46,6 +48,12 @@ class Watcher:
                     self.inputs = self.inputs | {position: y._array}
                 elif op.name == "getitem" and len(statics["index"]) == 1 and isinstance(statics["index"][0], int):
                     self.timed.add(position)
+
+
+def _size(value):
+    """The largest finite number of an array or a Tensor."""
+    array = np.abs(np.asarray(value._array if type(value) is Tensor else value))
+    return float(np.max(array, initial=0.0, where=np.isfinite(array))) if array.dtype.kind in "fiu" else 0.0
 
 
 def _extreme(y):
