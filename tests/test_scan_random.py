@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_cells import SMOOTH, Recipe, assert_same, cell, derivative, directions, inner, loss, recipes, with_options
 
+from twin import boxed, gradient, values
+
 import tinygrad_rnn as tg
 from tinygrad_rnn import derive, loops, program
 
@@ -75,6 +77,39 @@ def test_forward_mode_and_pullback_are_adjoint(drawn):
     (x_bar,), (again,) = pullback(g), pullback(g)
     assert_same(again, x_bar, 0.0)
     assert_same(inner(x_bar, directions(arrays)), inner(g, tangent), 1e-9)
+
+
+def gated(p, h, x):
+    """A gated cell in NumPy's names: it runs on Tensors and on the twin's scalars."""
+    f = 1 / (1 + np.exp(-(x @ p["W"] + h @ p["U"])))
+    n = np.tanh(x @ p["W"] * p["a"] + (f * h) @ p["V"])
+    h = f * h + (1 - f) * n
+    return h, h * np.sin(h) / (2 + np.cos(x @ p["W"]))
+
+
+@pytest.mark.parametrize("options", [{}, dict(reverse=True), dict(checkpoint=2)], ids=str)
+def test_the_twin_has_the_same_opinion_at_two_orders(options):
+    """Reverse mode over single Python floats, which shares nothing with the library."""
+    rng = np.random.default_rng(0)
+    at = dict(W=rng.normal(size=(2, 2)), U=rng.normal(size=(2, 2)), V=rng.normal(size=(2, 2)), a=rng.normal(size=2),
+              h=rng.normal(size=(2, 2)), xs=rng.normal(size=(3, 2, 2)))
+    v = directions(at)
+
+    def by_scan(p):
+        state, ys = tg.scan(lambda h, x: gated(p, h, x), p["h"], p["xs"], **options)
+        return tg.sum(ys * ys) + tg.sum(tg.sin(state))
+
+    names, scalars = list(at), [boxed(a) for a in at.values()]
+    p, h, total = dict(zip(names, scalars)), scalars[4], 0.0
+    for x in p["xs"][::-1] if options.get("reverse") else p["xs"]:
+        h, y = gated(p, h, boxed(x))
+        h, y = boxed(h), boxed(y)
+        total = total + (y * y).sum()
+    total = total + np.sin(h).sum()
+    first = gradient(total, scalars)
+    second = gradient(sum((g * v[name]).sum() for name, g in zip(names, first)), scalars)
+    assert_same(tg.grad(by_scan)(at), {name: values(g) for name, g in zip(names, first)}, 1e-12)
+    assert_same(tg.hvp(by_scan, (at,), (v,)), {name: values(g) for name, g in zip(names, second)}, 1e-12)
 
 
 @fewer

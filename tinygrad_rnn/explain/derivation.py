@@ -93,6 +93,10 @@ class Derivation:
                 self.transposes[value] = outside[id(base)], base
             elif value.size <= _SPELLED:
                 self.literals[value] = numbers.get(value, np.asarray(obj))
+        nexts = {out.name: out for out in self.trace.states}
+        for value in tracer._values.values():  # a name that was bound to another shape before is not the state's
+            if value.name in nexts and value not in self.trace.values and value.shape != nexts[value.name].shape:
+                value.name += "_inner"
         for value, out in zip(self.trace.values[:n], self.trace.states):
             if out.name and self.structure.kind is not trees.LEAF and out not in self.trace.values:
                 value.name = out.name

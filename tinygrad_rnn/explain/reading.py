@@ -228,7 +228,8 @@ class Page:
                 self.finals.append(self.here[state])
         for v in sorted(s.stored, key=[*loop.states, *self.made].index):
             if v not in loop.states and self.stacked[v] not in self.stacks:
-                stack = unique(v.name or "kept", self.taken)
+                word = v.name or "kept"
+                stack = unique(word + "s" * (word in self.taken and word + "s" not in self.taken), self.taken)
                 self._buffer(stack, v, "T")
                 self.stacks[self.stacked[v]] = Stack(stack)
         self.pending |= {c.outs[0]: c for c in s.inside if self._inlined(c)}
