@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +72,12 @@ def test_every_command_has_help(command, capsys):
 ])
 def test_a_mistyped_command_gets_one_line(refused, arguments, words):
     assert words in refused(*arguments)
+
+
+def test_the_readme_sets_up_with_exactly_two_commands():
+    readme = (Path(tg.__file__).parent.parent / "README.md").read_text("utf-8")
+    found = [line for line in readme.splitlines() if line.startswith("python3 -m venv")]
+    assert [line.split(".venv/bin/python -m ")[1] for line in found] == ["tinygrad_rnn demo", "pytest"]
 
 
 # ---- demo ---------------------------------------------------------------------------------------------------
