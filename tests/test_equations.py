@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from random_cells import assert_same
+from hypothesis import given, settings
+from random_cells import assert_same, cell, recipes
 from test_source import CELLS, SOURCES, of_library
 
 import tinygrad_rnn as tg
@@ -282,3 +283,20 @@ def test_unknown_sizes(says):
     with says(ArgumentError, "equations(cell, state, xs): the sizes are not known\n  cell  function\n"
                              "Pass an initial state and a sequence, for example zeros of the right shapes."):
         tg.explain.equations(elman)
+
+
+# ---- any cell -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(recipes(most=5, steps=2))
+def test_random_cells_have_equations_and_a_plan(recipe):
+    at = recipe.arrays()
+    made = cell(recipe, at["p"])
+    text = tg.explain.equations(made, at["state"], at["xs"])
+    left = [line.strip().split(" = ")[0] for line in text.split("\n\n")[1].splitlines()[1:]]
+    assert len(set(left)) == len(left)  # no name stands for two things
+    latex = tg.explain.equations(made, at["state"], at["xs"], form="latex")
+    assert latex.count("{") == latex.count("}") and all(row.count("&") == 1 for row in latex.split("\n")[1:-1])
+    found = tg.explain.plan(made, at["state"], at["xs"])
+    assert found.compared == (recipe.T > 1) and str(found).startswith("plan of ")
