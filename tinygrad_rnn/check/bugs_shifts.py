@@ -35,6 +35,8 @@ def shifts(graph, nodes, unary):
 def _versions(graph, nodes, source, T, unary):
     row = [_value(graph, nodes[p], source) for p in range(T)]
     states, start = _trajectory(graph, row)
+    if states is None:
+        states, start = _function_of_states(graph, nodes, row)
     kinds = (PREVIOUS, NEXT) if unary else (STATE, STATE) if states else (INPUT, INPUT) if _is_input(graph, nodes, source) else (INDEX, INDEX)
     for kind, what, places in _places(T, start, kinds, bool(states)):
         pool = states or row
@@ -100,6 +102,17 @@ def _trajectory(graph, row):
             for start in (0, 1):
                 if all(states[start + p] is v for p, v in enumerate(row)):
                     return states, start
+    return None, 0
+
+
+def _function_of_states(graph, nodes, row):
+    """As `_trajectory`, for a row like tanh(c_t): the function of the states from before the first step on."""
+    made = [_maker(graph, nodes[p], value) for p, value in enumerate(row)]
+    if all(m is not None and m.op.elementwise and len(m.op.arrays) == 1 for m in made):
+        states, start = _trajectory(graph, [array(m.args[0]) for m in made])
+        if states is not None and start == 1:
+            with np.errstate(all="ignore"):
+                return [made[0].op.forward(states[0], **made[0].statics), *row], 1
     return None, 0
 
 

@@ -51,8 +51,10 @@ def of_carries(graph):
             groups[f"the state that {site[1]} no. {site[2] + 1} makes"] = edges
     for words, edges in groups.items():
         yield Breakage(CARRY, words, f"the cotangent of {words} is not handed back from step t to step t−1", _drops(edges), 0)
-        if initial and words == "the state":
-            yield Breakage(CARRY, words, f"the cotangent of {words} is not handed back in time, not even to the initial state", _drops(edges + initial), 1)
+        readers = {(graph.call[i].site, slot) for i, slot in edges}
+        first = [(i, slot) for i, slot in initial if (graph.call[i].site, slot) in readers]
+        if first:
+            yield Breakage(CARRY, words, f"the cotangent of {words} is not handed back in time, not even to the initial state", _drops(edges + first), 1)
         for factor, kind, name in ((2.0, DOUBLE, "counted twice"), (-1.0, SIGN, "of the wrong sign"), (0.5, SCALED, "halved")):
             yield Breakage(kind, words, f"what is handed back to {words} is {name}", _edits(edges + initial, lambda part, g, c=factor: c * part), 2)
     for bound in (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0):
@@ -64,7 +66,9 @@ def of_carries(graph):
         yield Breakage(CUT, "the state", f"the carry is cut: nothing passes from the last {k + 1} steps to those before (k = {k})", _drops(last), 1)
         absent = {i: dropped(range(len(graph.parents[i]))) for i, (run, p) in enumerate(graph.where) if run is not None and p < T - 1 - k}
         yield Breakage(CUT, "the state", f"the loop over time stops: only the last {k + 1} steps are visited (k = {k})", absent, 2)
-        yield Breakage(CUT, "the state", f"the error of each step is carried back over {k} steps and no further (a sliding window, k = {k})", {}, 2, window=k)
+        if k <= 10 or T <= 12:  # each takes a walk for every step
+            yield Breakage(CUT, "the state", f"the error of each step is carried back over {k} steps and no further (a sliding window, k = {k})", {},
+                           2 if k <= 3 else 3, window=k)
     for size in range(2, T):
         chunk = [(i, slot) for i, slot in edges if graph.where[i][1] % size == 0]
         yield Breakage(CUT, "the state", f"the carry is cut between chunks of {size} steps", _drops(chunk), 2)
@@ -118,7 +122,11 @@ def of_consumers(graph):
                 words = graph.label(next(iter(edges.values()))[0])
                 back = "the next step's " if crosses else ""
                 kind = CARRY if crosses else PATH
-                yield Breakage(kind, label, f"what {back}{words} hands back to {label} is lost", _drops(list(edges.values())), 2 if not crosses else 1)
+                lost = list(edges.values())
+                yield Breakage(kind, label, f"what {back}{words} hands back to {label} is lost", _drops(lost), 2 if not crosses else 1)
+                start = graph.sites[user].get(0)
+                if crosses and (start, slot) in graph.carries and (start, slot) not in lost:
+                    yield Breakage(kind, label, f"what {back}{words} hands back to {label} and to the initial state is lost", _drops([*lost, (start, slot)]), 1)
                 losers = [edge for other, table in users.items() if other != (user, slot, crosses) for p, edge in table.items() if p in edges]
                 kept = [p for table in users.values() for p in table if p not in edges]
                 if losers and kept:
@@ -153,7 +161,8 @@ def _error_steps(graph, i, slots):
         forms += [(f"the error of {words} step is used at step t", SHIFTED_ERROR, 2, lambda t, s=shift: t + s if 0 <= t + s < n else None),
                   (f"the error of {words} step is used at step t, wrapping around at the end", SHIFTED_ERROR, 2, lambda t, s=shift: (t + s) % n)]
     for what, kind, rank, source in forms:
-        yield Breakage(kind, f"outputs ({graph.label(i)})", what, {i: partial(_moved if slots is not None else _moved_along, [source(t) for t in range(n)])}, rank)
+        move = partial(_moved if slots is not None else _moved_along, [source(t) for t in range(n)])
+        yield Breakage(kind, f"outputs ({graph.label(i)})", what, {i: move}, rank)
 
 
 def _moved_along(sources, pull, g, saved=None):
