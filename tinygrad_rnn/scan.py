@@ -312,21 +312,21 @@ def _code(cell):
     return getattr(function, "__code__", None) or getattr(type(cell).__call__, "__code__", None) or type(cell)
 
 
+def _literals(cell):
+    """The numbers that stand in the cell's own text; every other number may change from call to call."""
+    code = _code(cell)
+    return _spelled(code) if isinstance(code, types.CodeType) else SPELLED
+
+
 @functools.lru_cache(maxsize=4096)
 def _spelled(code):
-    found = set()
+    found = set(SPELLED)
     for constant in code.co_consts:
         if type(constant) in (int, float):
             found.add(constant)
         elif isinstance(constant, types.CodeType):
             found |= _spelled(constant)
     return frozenset(found)
-
-
-def _literals(cell):
-    """The numbers that stand in the cell's own text; every other number may change from call to call."""
-    code = _code(cell)
-    return SPELLED | _spelled(code) if isinstance(code, types.CodeType) else SPELLED
 
 
 # ---- the options --------------------------------------------------------------------------------------------
