@@ -300,3 +300,10 @@ def test_random_cells_have_equations_and_a_plan(recipe):
     assert latex.count("{") == latex.count("}") and all(row.count("&") == 1 for row in latex.split("\n")[1:-1])
     found = tg.explain.plan(made, at["state"], at["xs"])
     assert found.compared == (recipe.T > 1) and str(found).startswith("plan of ")
+
+
+def test_vectors_make_outer_products():
+    cell = lambda h, x: (lambda h: (h, h))(tg.tanh(U @ h + W.T @ x + b))
+    text = tg.explain.equations(cell, np.zeros(4), np.ones((5, 2)))
+    for line in ("    dzₜ = dhₜ ∘ (1 − hₜ²)", "    dh⁺ₜ₋₁ = Uᵀ dzₜ", "    ∂L/∂U = Σₜ dzₜ hₜ₋₁ᵀ", "    ∂L/∂b = Σₜ dzₜ"):
+        assert line in text.splitlines(), text

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from random_cells import assert_same, cell, recipes
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.errors import ArgumentError
+from tinygrad_rnn.errors import ArgumentError, TraceError
 
 FORMS = pytest.mark.parametrize("optimized", [False, True], ids=["readable", "optimized"])
 rng = np.random.default_rng(0)
@@ -469,3 +469,22 @@ def test_a_fault_in_the_printed_text_is_found():
         assert right in text, right
         with pytest.raises(AssertionError):
             compare(run, state, steps, params, text.replace(right, wrong))
+
+
+def test_vectors_need_no_axes_of_size_one():
+    cell = lambda h, x: (lambda h: (h, h))(tg.tanh(U @ h + W.T @ x + b))
+    text = tg.explain.source(cell, np.zeros(4), np.ones((5, 2)))
+    assert "None" not in text and "dU = np.einsum('ti,tj->ij', dz, h[:-1])" in text and "db = np.sum(dz, axis=0)" in text, text
+
+
+def test_a_number_that_is_closed_over_has_its_name_and_no_gradient():
+    alpha = 0.9
+    cell = lambda h, x: (lambda h: (h, h))(alpha * h + (1 - alpha) * tg.tanh(x @ W))
+    text = tg.explain.source(cell, h0, xs)
+    assert "alpha * h[t]" in text and "W, alpha" in text and "dalpha" not in text, text
+
+
+def test_a_random_draw_is_refused_here_too():
+    draws = np.random.default_rng(0)
+    with pytest.raises(TraceError, match="closes over a value that changes from step 0 to step 1"):
+        tg.explain.source(lambda h, x: (h * draws.normal(size=4), h), h0, xs)

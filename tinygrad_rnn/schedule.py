@@ -143,6 +143,13 @@ class Schedule:
             if call.op.name in ("reshape", "transpose", "negative", "scatter_add") and len(call.args) == 1:
                 inner = self._summed(call.args[0])
                 return self._traced(lambda v: call.op(v, **call.statics), [inner], [False])
+            if call.op.name in ("multiply", "divide"):  # a factor that never changes stands before the sum
+                a, b = call.args
+                varies = [isinstance(x, Value) and x in self.varying for x in (a, b)]
+                if varies == [True, False] and a.shape == value.shape:
+                    return self._traced(lambda a, b: call.op(a, b), [self._summed(a), b], [False, False])
+                if varies == [False, True] and b.shape == value.shape and call.op.name == "multiply":
+                    return self._traced(lambda a, b: call.op(a, b), [a, self._summed(b)], [False, False])
             if call.op.name in ("add", "subtract") and all(isinstance(a, Value) and a.shape == value.shape for a in call.args):
                 a, b = (self._summed(arg) for arg in call.args)
                 return self._traced(lambda a, b: call.op(a, b), [a, b], [False, False])

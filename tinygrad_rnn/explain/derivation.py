@@ -47,7 +47,8 @@ class Derivation:
         self._name(cell, state, xs, local.found)
         self.traced = self._with_literals(trace.loop())
         self.hints = self._describe(self.traced)
-        active = tuple(v.dtype.kind == "f" for v in self.traced.body.inputs)
+        numbers = {value for value, _ in trace.tracer._numbers.values()}  # a number may stand behind others that are no ops
+        active = tuple(v.dtype.kind == "f" and v not in numbers for v in self.traced.body.inputs)
         self.forward = augmented(self.traced, active)
         shown = self.traced.n_states + self.traced.n_ys
         given = tuple(i < shown and isinstance(v, Value) and v.dtype.kind == "f" for i, v in enumerate(self.forward.body.outputs))
@@ -93,6 +94,8 @@ class Derivation:
                 self.transposes[value] = outside[id(base)], base
             elif value.size <= _SPELLED:
                 self.literals[value] = numbers.get(value, np.asarray(obj))
+        for value, out in zip(self.trace.values[:n], self.trace.states):
+            out.name = out.name or value.name
         nexts = {out.name: out for out in self.trace.states}
         for value in tracer._values.values():  # a name that was bound to another shape before is not the state's
             if value.name in nexts and value not in self.trace.values and value.shape != nexts[value.name].shape:

@@ -13,13 +13,14 @@ from ..errors import DomainError, message
 from ..program import Value
 from ..spelling import index_text
 from .derivation import Derivation
-from .tidy import tidied
+from .tidy import tidied, without_axis
 
 _ADD, _SUM, _TIMES, _PRODUCT, _POWER, _ATOM = 1, 2, 3, 4, 5, 9  # how tightly an expression binds
 _SHORT, _LONG = (12, 7), 85  # signs up to which a value that nobody named is written out: where it is read twice, once
 _MARKUP = re.compile(r"\\mathrm|\\,|[\s{}_^]|(?<=\\)[A-Za-z]+")
 _GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau",
           "phi", "chi", "psi", "omega"}
+_VIEWS = {"transpose", "getitem"}  # written out wherever they are read
 _SILENT = {"reshape", "broadcast_to", "identity", "stop_gradient", "astype"}  # nothing in mathematics
 
 
@@ -176,6 +177,9 @@ class _Equations:
         self.makers, self.rows, self.reads = {}, [], {}
         reading = d.reading()
         outputs = d.forward.body.outputs
+        for out in reading.body.outputs:
+            if isinstance(out, Value):
+                self.reads[out] = 1
         of_forward = {v: place((d.forward.body.inputs if kind == "input" else outputs)[k])
                       for v, (kind, k) in zip([*reading.xs[len(back.arrived):], *reading.consts], back.reads)}
         for call in (*loop.body.calls, *reading.body.calls):
@@ -257,7 +261,9 @@ class _Equations:
             if v in fixed:
                 self.rows.append((fixed[v], text))
                 self.symbols[v] = fixed[v], _ATOM
-            elif v in self.varying and (v not in final and twice or named and (v not in final or not back or v in reads)):
+            elif v in self.varying and call.op.name not in _VIEWS | _SILENT and (
+                    twice and (back or v not in final) or named and (v not in final or not back or reads[v] > 1)) or (
+                    named and v in self.varying and v not in final):
                 left = self._fresh(v, name, used)
                 self.rows.append((left, text))
                 self.symbols[v] = left, _ATOM
@@ -312,6 +318,8 @@ class _Equations:
             return (w.ratio(self.render(args[0])[0], self.render(args[1])[0]), _PRODUCT) if w.ratio("", "") else (
                 f"{self._bound(args[0], _TIMES)} / {self._bound(args[1], _POWER)}", _TIMES)
         if op == "matmul":
+            if outer := self._outer(call):
+                return f"{self._bound(outer[0], _PRODUCT)}{w.beside}{w.transposed(self._bound(outer[1], _ATOM))}", _PRODUCT
             return f"{self._bound(args[0], _PRODUCT)}{w.beside}{self._bound(args[1], _POWER)}", _PRODUCT
         if op == "power":
             return w.power(self._bound(args[0], _ATOM), self.render(args[1])[0]), _POWER
@@ -330,6 +338,11 @@ class _Equations:
         if op == "getitem" and len(args) == 1:
             return f"{self._bound(args[0], _ATOM)}[{index_text(call.statics['index'])}]", _ATOM
         return w.apply(op, [self.render(a)[0] for a in args]), _ATOM
+
+    def _outer(self, call):
+        """(u, v) for a product of u as a column with v as a row."""
+        found = [without_axis(a, self.makers) if self._maker(a) == "getitem" and len(a.shape) == 2 else None for a in call.args]
+        return [x for x, _ in found] if None not in found and [axis for _, axis in found] == [-1, -2] else None
 
     def _placed(self, value):
         """[(index, part)] of a gradient that is put together of parts at places that do not overlap; else the whole."""
@@ -356,6 +369,8 @@ class _Equations:
         if self._maker(arg) == "transpose":
             return self.render(self.makers[arg].args[0])
         if self._maker(arg) == "matmul":
+            if outer := self._outer(self.makers[arg]):
+                return f"{self._bound(outer[1], _PRODUCT)}{self.w.beside}{self.w.transposed(self._bound(outer[0], _ATOM))}", _PRODUCT
             a, b = (self._transposed(x) for x in self.makers[arg].args)
             return self.w.beside.join(text if rank >= _POWER else f"({text})" for text, rank in (b, a)), _PRODUCT
         return self.w.transposed(self._bound(arg, _ATOM)), _ATOM

@@ -43,10 +43,10 @@ class Page:
     """The parts of a loop's text, lists of lines: `once`, `before`, `buffers`, `step`, `after`; and the texts of its `results`.
 
     `names` are those of the constants and the stacks of the sequences, `taken` is not free, `hints` are names that a value
-    need not have. `starts` are the places into which the initial states go, in order.
+    need not have, `sums` are those of the sums over time. `starts` are the places into which the initial states go, in order.
     """
 
-    def __init__(self, loop, names, taken, hints, states):
+    def __init__(self, loop, names, taken, hints, states, sums=()):
         self.loop, self.taken, self.hints, self.constants = loop, taken, hints, {}
         self.s = s = Schedule(loop, readable=True)
         parts = s.once, s.before, s.after
@@ -56,8 +56,8 @@ class Page:
         self.place = place
         self.stacked = {v: place(w) for v, w in s.stacked.items()}
         self.sums = [place(v) for v in s.sums]
-        for old, new in zip(s.sums, self.sums):
-            new.name = new.name or old.name
+        for name, new in zip(sums or [v.name for v in s.sums], self.sums):
+            new.name = name if new.name in hints or not new.name else new.name
         self.outputs = [place(v) for v in s.outputs]
         self.text, self.stacks, self.pending = {}, {}, {}
         for value, name in names.items():

@@ -106,7 +106,9 @@ class Module:
         places = [_free(f"d{v.name}" if v.name else "d_state", taken) for v in (d.forward.states[i] for i, _ in back.carried)]
         if not leaf:
             self.unpack(d.y_structure, [arrived.get(n + i, "_") for i in range(d.traced.n_ys)], "d_ys")
-        found = self.write(loop, names, taken, places, d.structure, "d_state", ", from the last step to the first", [i for i, _ in back.carried])
+        sums = [f"d{d.forward.body.inputs[i].name}" for i in back.gives if i >= n + m]
+        carried, direction = [i for i, _ in back.carried], ", from the last step to the first"
+        found = self.write(loop, names, taken, places, d.structure, "d_state", direction, carried, sums)
         got = dict(zip(back.gives, (r.whole if isinstance(r, Stack) else r for r in found)))
         d_params = _wrapped("d_params = {", [f'"{self.keyword(v, params, keywords)}": {got[i]}' for i, v in params if i in got], "}")
         self.put(d_params)
@@ -121,7 +123,7 @@ class Module:
     def put(self, text, depth=1):
         self.lines.append(textwrap.indent(text, "    " * depth) if text else "")
 
-    def write(self, loop, names, taken, places, structure, state, direction, carried=None):
+    def write(self, loop, names, taken, places, structure, state, direction, carried=None, sums=()):
         """Append the text of a loop; returns the texts of its results."""
         total = structure.count
         carried = list(range(total)) if carried is None else carried
@@ -138,7 +140,7 @@ class Module:
             self.constants |= made.constants
             self.calls += made.calls
             return made.results
-        page = Page(loop, names, taken, self.d.hints, places)
+        page = Page(loop, names, taken, self.d.hints, places, sums)
         for title, lines in ((ONCE, page.once), (BEFORE, page.before)):
             if lines:
                 self.put(f"\n# {title}")

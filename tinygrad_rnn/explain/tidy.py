@@ -77,6 +77,21 @@ def _shorter(call, makers):
             left, right = made.statics["subscripts"].split("->")[0].split(",")
             to = made.statics["subscripts"].split("->")[1][::-1]
             return [Call(made.op, made.args[::-1], {**made.statics, "subscripts": f"{right},{left}->{to}"}, call.outs)]
+    if name == "getitem" and len(call.args) == 1 and made is not None and made.op.name == "matmul":
+        a, b = (without_axis(v, makers) for v in made.args)  # rows and columns of one are vectors
+        if call.statics["index"] == (..., 0) and b is not None and b[1] == -1:
+            return [Call(made.op, (made.args[0], b[0]), {}, call.outs)]
+        if call.statics["index"] == (..., 0, slice(None)) and a is not None and a[1] == -2:
+            return [Call(made.op, (a[0], made.args[1]), {}, call.outs)]
+    if name == "einsum" and len(call.args) == 2:
+        terms, to = call.statics["subscripts"].split("->")
+        for i, (term, arg) in enumerate(zip(terms.split(","), call.args)):
+            found = without_axis(arg, makers)
+            if found is not None and term[found[1]] not in to:
+                parts, args = terms.split(","), list(call.args)
+                letter = term[found[1]]
+                parts[i], args[i] = term.replace(letter, ""), found[0]
+                return [Call(call.op, tuple(args), {**call.statics, "subscripts": f"{','.join(parts)}->{to}"}, call.outs)]
     if name in ("reshape", "broadcast_to") and x.shape == out.shape or name in ("identity", "stop_gradient"):
         return [x]
     if name == "reshape" and made is not None and made.op.name == "sum" and not made.statics["keepdims"] and out.shape == _kept(made):
@@ -124,6 +139,19 @@ def _shorter(call, makers):
                 return [Call(call.op, inner.args, call.statics, call.outs)]
             return [inner, Call(registry["negative"], (product,), {}, call.outs)]
     return [call]
+
+
+def without_axis(value, makers):
+    """(x, axis) for a value that is x with one more axis of size 1, the last (−1) or the one before (−2)."""
+    made = makers.get(value) if isinstance(value, Value) else None
+    if made is None or made.op is not registry["getitem"] or len(made.args) != 1:
+        return None
+    index = made.statics["index"]
+    if sum(part is None for part in index) != 1 or not all(part is None or part is Ellipsis or part == slice(None) for part in index):
+        return None
+    if index[-1] is None:
+        return made.args[0], -1
+    return (made.args[0], -2) if len(index) > 1 and index[-2] is None and index[-1] == slice(None) else None
 
 
 _LINEAR = {"sum", "mean", "reshape", "transpose", "broadcast_to", "divide"}
