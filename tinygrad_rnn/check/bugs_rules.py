@@ -31,7 +31,8 @@ from .breakage import (
     resaved,
 )
 from .bugs_shifts import other_values, shifts, users
-from .diagnose_graph import array, fit
+from .diagnose_graph import fit
+from .diagnose_record import array
 
 _OTHERS = {
     "tanh": {"1 − y": lambda y: 1 - y, "1 + y²": lambda y: 1 + y * y, "y (1 − y), that of sigmoid": lambda y: y * (1 - y), "−(1 − y²)": lambda y: y * y - 1},

@@ -10,7 +10,7 @@ from collections import defaultdict
 import numpy as np
 
 from .breakage import INDEX, INPUT, NEXT, OPERAND, PREVIOUS, START, STATE, TARGET, VALUE, WRAP, Breakage, resaved
-from .diagnose_graph import array
+from .diagnose_record import array
 
 
 def shifts(graph, nodes, unary):

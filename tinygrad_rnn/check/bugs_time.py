@@ -32,7 +32,7 @@ from .breakage import (
     edited,
     resaved,
 )
-from .diagnose_graph import array
+from .diagnose_record import array
 
 
 def of_carries(graph):

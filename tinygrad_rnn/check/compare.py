@@ -15,7 +15,8 @@ import numpy as np
 from .. import trees
 from ..gradients import value_and_grad
 from ..tensor import Tensor, switched
-from .diagnose_graph import Unrolled, Watcher, array, is_float
+from .diagnose_graph import Unrolled
+from .diagnose_record import Watcher, array, is_float
 from .differences import derivative
 from .report import columns
 from .rtrl import influences

@@ -15,8 +15,9 @@ import numpy as np
 from .. import trees
 from ..errors import ArgumentError, message
 from .bugs import catalogue
-from .diagnose_graph import Unrolled, array, is_float, named_leaves, redrawn
+from .diagnose_graph import Unrolled
 from .diagnose_parting import parting
+from .diagnose_record import array, is_float, named_leaves, redrawn
 from .diagnose_report import MUTATES, RAISES, STATEFUL, Diagnosis, Finding, Parting
 from .diagnose_search import Search
 from .diagnose_tensors import close

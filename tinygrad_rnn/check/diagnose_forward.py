@@ -7,7 +7,7 @@ where two of one shape belong. Refuses to know gradients: the engine differentia
 import numpy as np
 
 from ..ops import expand_dims
-from .diagnose_graph import array
+from .diagnose_record import array
 
 BROADCAST = "broadcasting in the loss"
 ANOTHER_WEIGHT = "another weight in the forward pass"

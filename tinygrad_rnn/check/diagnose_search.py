@@ -11,7 +11,8 @@ import numpy as np
 
 from .breakage import SCOPES, Breakage, broken, options
 from .diagnose_forward import forwards
-from .diagnose_graph import Unrolled, array
+from .diagnose_graph import Unrolled
+from .diagnose_record import array
 from .diagnose_report import INDEPENDENT, NOT_FINITE, Finding
 from .diagnose_tensors import View, alterations, close, factor
 

@@ -152,7 +152,7 @@ def power(loss, params, data, *, tolerance="torch"):
         raise DomainError(message("power(loss, params, data, tolerance=…)", "no checker has this name", {"tolerance": tolerance, "known": ", ".join(CHECKERS)},
                                   "Pass a name, or a pair (atol, rtol)."))
     graph = Unrolled(loss, params, tuple(data))
-    mistakes = [Mistake(kind, place, what, effect(graph, {n: wrong[n] - right[n] for n in right}, right))
+    mistakes = [Mistake(kind, place, what, effect(graph, {n: np.subtract(wrong[n], right[n]) for n in right}, right))
                 for kind, place, what, wrong, right in possible(graph)]
     never = _without_consequence(graph, {(m.bug, m.place, m.what) for m in mistakes if not m.effect > 1})
     mistakes = [m for m in mistakes if m.effect > 1 or (m.bug, m.place, m.what) not in never]
