@@ -172,7 +172,7 @@ class _Equations:
 
     def __init__(self, derivation, words):
         self.d, self.w = d, w = derivation, words
-        (loop, place), back = tidied(d.traced), d.backward
+        (loop, place), back, n_ys = tidied(d.forward), d.backward, d.traced.n_ys
         self.symbols = {}  # value -> (text, rank) under which it is read
         self.makers, self.rows, self.reads = {}, [], {}
         reading = d.reading()
@@ -192,7 +192,6 @@ class _Equations:
             self.symbols[v] = w.name(v.name or "x", "t"), _ATOM
         for v in loop.consts:
             self.symbols[v] = w.name(v.name), _ATOM
-        self.symbols |= dict(zip(d.traced.body.inputs, (self.symbols[v] for v in loop.body.inputs)))
         nexts = {}
         for state, out in zip(loop.states, loop.next_states):
             if isinstance(out, Value):
@@ -202,7 +201,7 @@ class _Equations:
             text = w.name(state.name or "h", "t")
             if self._symbol(out) != text:
                 self.rows.append((text, self.render(out)[0]))
-        shown = [f"y{i + 1}" if loop.n_ys > 1 else "y" for i in range(loop.n_ys)]
+        shown = [f"y{i + 1}" if n_ys > 1 else "y" for i in range(n_ys)]
         self.rows += [(w.name(y, "t"), self.render(out)[0]) for y, out in zip(shown, loop.ys) if self._symbol(out) != w.name(y, "t")]
         forward, self.rows = self.rows, []
 
@@ -246,7 +245,7 @@ class _Equations:
         for call in body.calls:
             if not self.varying.isdisjoint(call.inputs):
                 self.varying.update(call.outs)
-        final = {out for out in body.outputs if isinstance(out, Value)}
+        final = {out for out in body.outputs[:None if back else loop.n_states + self.d.traced.n_ys] if isinstance(out, Value)}
         for call in body.calls:
             if len(call.outs) > 1:
                 left = [self._fresh(v, name, used) for v in call.outs]
