@@ -7,13 +7,15 @@ which brings the names (`name`, `fresh`, `arg`, `scalar`), the schedule `s` and 
 
 import math
 import re
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from .buffers import Room, dtype_text, has_out, tuple_text
 from .program import Value
-from .schedule import SAMPLE
+from .schedule import SAMPLE, Schedule
 from .spelling import ATOM, ours, spell
 
 BLOCK_BYTES = 1 << 18  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
@@ -21,7 +23,22 @@ SPREAD = 1 << 16  # elements up to which a constant is worth spreading over the 
 
 
 class StepText:
-    """Writes the loop of a source; see `emit.Source`."""
+    """Writes the loop of a source; see `emit.Source`, which has what is only named here."""
+
+    loop: Any
+    s: Schedule
+    names: dict
+    constants: dict
+    short: dict
+    early: list
+    late: list
+    blocked: list
+    full: set
+    name: Callable[..., str]
+    fresh: Callable[[str], str]
+    scalar: Callable[..., str]
+    arg: Callable[..., tuple[str, int]]
+    put: Callable[..., None]
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
