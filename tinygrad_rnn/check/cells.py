@@ -9,6 +9,7 @@ import gc
 import tracemalloc
 import types
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -133,7 +134,7 @@ class _Battery:
             return self.rebuilt(params)(state, x)
 
         inputs = dict(zip(self.names, [p._array for p in self.params])), self.state, self.at(0)
-        single = any(leaf.dtype == np.float32 for leaf in trees.flatten(inputs)[0])
+        single = _is_single(_arrays(inputs))
         report = gradcheck(step, inputs, order=self.order, seed=self.seed, float32=single)
         self.checked += sum(row.entries for row in report.rows)
         for problem in report.problems:
@@ -219,7 +220,7 @@ class _Battery:
         params = dict(zip(self.names, [down(p._array) for p in self.params]))
         cell = self.rebuilt(trees.map(_tensor, params))
         state, y = cell(trees.map(_tensor, trees.map(down, self.state)), trees.map(_tensor, trees.map(down, self.at(0))))
-        wide = [leaf.dtype for leaf in trees.flatten((state, y))[0] if getattr(leaf, "dtype", None) == np.float64]
+        wide = [leaf.dtype for leaf in _arrays((state, y)) if leaf.dtype == np.float64]
         if wide and not _is_single(trees.flatten(self.state)[0]):
             self.find("float32 does not stay float32", "single precision")
         elif not _near(_arrays((state, y)), _arrays(self.cell(self.state, self.at(0))), 1e-3):
@@ -229,7 +230,8 @@ class _Battery:
         """Repeated training steps leave nothing behind, without the garbage collector."""
         def step():
             def loss(params, state, xs):
-                return sum((y * y).sum() for y in trees.flatten(scan(self.rebuilt(params), state, xs, compiled=False))[0] if y.dtype.kind == "f")
+                leaves: list[Any] = trees.flatten(scan(self.rebuilt(params), state, xs, compiled=False))[0]
+                return sum((y * y).sum() for y in leaves if y.dtype.kind == "f")
 
             value_and_grad(loss)(dict(zip(self.names, [p._array for p in self.params])), self.state, self.xs)
 

@@ -185,8 +185,8 @@ def check_scan(scan, engine=None, *, orders=3, steps=(4, 1), recurrences=tuple(R
     Example:
         >>> def loop(cell, state, xs):
         ...     ys = []
-        ...     for x in xs:
-        ...         state, y = cell(state, x)
+        ...     for t in range(len(tg.trees.flatten(xs)[0][0])):
+        ...         state, y = cell(state, tg.trees.map(lambda x: x[t], xs))
         ...         ys.append(y)
         ...     return state, tg.trees.map(lambda *rows: np.stack(rows), *ys)
         >>> tg.check.check_scan(loop, orders=1).ok
