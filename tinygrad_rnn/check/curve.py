@@ -1,6 +1,6 @@
 """The error of a difference against its step: the V curve that every numerics course draws, as data.
 
-Knows how to sweep the step for one entry of one gradient. Refuses to draw. Below it: differences, gradcheck.
+Knows how to sweep the step for one entry of one gradient. Refuses to draw. Below it: differences, subject.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ArgumentError, message
 from .differences import complex_step
-from .gradcheck import Subject
+from .subject import Subject
 
 
 @dataclass(frozen=True)
