@@ -2,7 +2,7 @@
 
 Knows how a call is written in mathematics (a product of matrices is juxtaposed, one of elements is ∘, a squared tanh is a
 square) and which value belongs to which step: hₜ₋₁ comes in, hₜ goes out, dh⁺ₜ is what step t + 1 hands back. Refuses to
-derive anything: the equations are those of the two loops of a `Derivation`. Below it: derivation, tidy.
+derive anything: the equations are those of the two loops of a `Derivation`. Below it: derivation, notation, tidy.
 """
 
 import re
@@ -13,13 +13,12 @@ from ..errors import DomainError, message
 from ..program import Value
 from ..spelling import index_text
 from .derivation import Derivation
+from .notation import Latex, Text
 from .tidy import tidied, without_axis
 
 _ADD, _SUM, _TIMES, _PRODUCT, _POWER, _ATOM = 1, 2, 3, 4, 5, 9  # how tightly an expression binds
 _SHORT, _LONG = (12, 7), 85  # signs up to which a value that nobody named is written out: where it is read twice, once
 _MARKUP = re.compile(r"\\mathrm|\\,|[\s{}_^]|(?<=\\)[A-Za-z]+")
-_GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "sigma", "tau",
-          "phi", "chi", "psi", "omega"}
 _VIEWS = {"transpose", "getitem"}  # written out wherever they are read
 _SILENT = {"reshape", "broadcast_to", "identity", "stop_gradient", "astype"}  # nothing in mathematics
 
@@ -62,109 +61,7 @@ def equations(cell, state=None, xs=None, *, form="text"):
     if form not in ("text", "latex"):
         raise DomainError(message("equations(cell, state, xs, form)", "there is no such form", {"form": repr(form)}, 'Use "text" or "latex".'))
     derivation = Derivation(cell, state, xs, "equations(cell, state, xs)")
-    return _Equations(derivation, _Latex() if form == "latex" else _Text()).text
-
-
-class _Text:
-    """The words of Unicode mathematics; every method returns a text."""
-
-    times, scaled, minus, beside = " ∘ ", " · ", "−", " "
-
-    def name(self, name, step="", plus=False):
-        return name + "⁺" * plus + {"t": "ₜ", "t-1": "ₜ₋₁", "0": "₀", "T": "_T", "": ""}[step]
-
-    def cotangent(self, name, step="", plus=False):
-        return self.name(f"d{name}", step, plus)
-
-    def gradient(self, what):
-        return f"∂L/∂{what}"
-
-    def transposed(self, text):
-        return f"{text}ᵀ"
-
-    def power(self, text, exponent):
-        return f"{text}²" if exponent == "2" else f"{text}^{exponent}"
-
-    def ratio(self, a, b):
-        return None
-
-    def apply(self, name, args):
-        return f"{_FUNCTIONS.get(name, (name,))[0]}({', '.join(args)})"
-
-    def root(self, text):
-        return f"√({text})"
-
-    def total(self, letters, text):
-        return f"Σ{'ₜ' if letters == 't' else '_' + letters} {text}"
-
-    def number(self, number):
-        return repr(number).replace("-", "−")
-
-    def page(self, title, parts):
-        lines = [title]
-        for head, rows in parts:
-            lines += ["", head.replace("DHT", "dh⁺_T"), *(f"    {left} = {right}" for left, right in rows)]
-        return "\n".join(lines)
-
-
-class _Latex:
-    """The words of LaTeX mathematics, within what KaTeX and MathJax know."""
-
-    times, scaled, minus, beside = r" \circ ", r" \cdot ", "-", r" \, "
-
-    def name(self, name, step="", plus=False):
-        base, *rest = name.strip("_").split("_")
-        digits = re.fullmatch(r"([A-Za-z]+)(\d+)", base)
-        if digits:
-            base, rest = digits[1], [digits[2], *rest]
-        base = f"\\{base}" if base in _GREEK else base if len(base) == 1 else f"\\mathrm{{{base}}}"
-        below = ",".join([*(r if len(r) == 1 else f"\\mathrm{{{r}}}" for r in rest), *([step] if step else [])])
-        return base + "^{+}" * plus + (f"_{{{below}}}" if below else "")
-
-    def cotangent(self, name, step="", plus=False):
-        return f"\\mathrm{{d}}{self.name(name, step, plus)}"
-
-    def gradient(self, what):
-        return f"\\frac{{\\partial L}}{{\\partial {what}}}"
-
-    def transposed(self, text):
-        return f"{{{text}}}^{{\\top}}"
-
-    def power(self, text, exponent):
-        return f"{{{text}}}^{{{exponent}}}"
-
-    def ratio(self, a, b):
-        return f"\\frac{{{a}}}{{{b}}}"
-
-    def apply(self, name, args):
-        word = _FUNCTIONS.get(name, ("", ""))[1] or f"\\operatorname{{{name.replace('_', ' ')}}}"
-        return f"{word}({', '.join(args)})"
-
-    def root(self, text):
-        return f"\\sqrt{{{text}}}"
-
-    def total(self, letters, text):
-        return f"\\sum_{{{letters}}} {text}"
-
-    def number(self, number):
-        text = repr(number)
-        if "e" not in text:
-            return text
-        mantissa, exponent = text.split("e")
-        return ("" if mantissa == "1" else f"{mantissa} \\cdot ") + f"10^{{{int(exponent)}}}"
-
-    def page(self, title, parts):
-        rows = []
-        for head, equations in parts:
-            words = head.replace("DHT", r"$\mathrm{d}h^{+}_{T}$").replace("…", r"$\dots$")
-            rows.append(f"&\\text{{{words}}}")
-            rows += [f"{left} &= {right}" for left, right in equations]
-        return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
-
-
-_FUNCTIONS = {"tanh": ("tanh", r"\tanh"), "sigmoid": ("σ", r"\sigma"), "exp": ("exp", r"\exp"), "log": ("log", r"\log"), "sin": ("sin", r"\sin"),
-              "cos": ("cos", r"\cos"), "maximum": ("max", r"\max"), "minimum": ("min", r"\min"), "max": ("max", r"\max"), "min": ("min", r"\min"),
-              "absolute": ("abs", r"\operatorname{abs}"), "split_": ("split", r"\operatorname{split}"), "scatter_add": ("place", r"\operatorname{place}")}
+    return _Equations(derivation, Latex() if form == "latex" else Text()).text
 
 
 class _Equations:
@@ -232,7 +129,7 @@ class _Equations:
         self.rows += [(" = ".join(left), right) for right, left in sums.items()]
         states = ", ".join(w.cotangent(name, "T", plus=True) for name in names)
         which = "states" if len(names) > 1 else "state"
-        head = f"backward, t = T … 1, from {states if isinstance(w, _Text) else f'${states}$'}, the cotangent{'s' * (len(names) > 1)} of the last {which}"
+        head = f"backward, t = T … 1, from {states if isinstance(w, Text) else f'${states}$'}, the cotangent{'s' * (len(names) > 1)} of the last {which}"
         self.text = w.page(d.cell.replace(".<locals>", ""), [("forward, t = 1 … T", forward), (head, backward), ("gradients", self.rows)])
 
     # ---- which values have an equation of their own ---------------------------------------------------------------
@@ -271,7 +168,7 @@ class _Equations:
         """The symbol of a value; a name that was bound again gets a prime."""
         text = name(value)
         while text in used:
-            text += "′" if isinstance(self.w, _Text) else "'"
+            text += "′" if isinstance(self.w, Text) else "'"
         used.add(text)
         return text
 
