@@ -349,3 +349,15 @@ def test_the_error_against_the_step_is_a_valley():
     assert np.all(np.isnan(tg.check.error_against_step(lambda x: tg.sum(np.abs(x)), AT + 0.1).imaginary))
     with pytest.raises(tg.errors.ArgumentError, match="no floating point input has this name"):
         tg.check.error_against_step(lambda x: tg.sum(x), AT, "y")
+
+
+def test_power_can_be_appended():
+    rng = np.random.default_rng(0)
+    params = {"W": rng.normal(size=(3, 3)), "U": rng.normal(size=(2, 3))}
+
+    def loss(params, xs):
+        state, ys = tg.scan(lambda h, x: (np.tanh(h @ params["W"] + x @ params["U"]),) * 2, np.zeros((2, 3)), xs)
+        return tg.sum(ys[-1] * ys[-1])
+
+    report = gradcheck(loss, (params, rng.normal(size=(4, 2, 2))), order=1, power=True)
+    assert report.ok and report.power is not None and str(report.power) in str(report)
