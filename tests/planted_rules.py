@@ -87,6 +87,16 @@ def cell_rule(g, x, h, w):
     return d, d @ w.T, h.T @ d
 
 
+def suffix_sums(g):
+    """Sums from each place to the end, one call deeper for each."""
+    return [] if not g else [g[0] + (suffix_sums(g[1:]) or [0.0])[0], *suffix_sums(g[1:])] if len(g) < 4 else deep(g)
+
+
+def deep(g):
+    rest = suffix_sums(g[1:])
+    return [g[0] + rest[0], *rest]
+
+
 rows3 = np.array([0, 2, 1])
 onehot = np.eye(4)[[1, 0, 3]]
 buffer, memo, last, count = np.zeros((3, 4)), {}, {}, {"calls": 0}
@@ -195,6 +205,13 @@ WRONG = {
     "blocks of 8 rows": (np.square, lambda g, x: (np.concatenate([2 * g[:8] * x[:8], g[8:] * x[8:]]),), (n34,)),
     "last element of a long axis lost": (np.square, lambda g, x: (2 * g * x * (np.arange(x.shape[-1]) < 32),), (n34,)),
     "transposed for tall arrays only": (np.sin, lambda g, x: (g * np.cos(x) if x.shape[0] <= x.shape[1] else (g.T * np.cos(x.T)).T * 1.5,), (n34,)),
+    "softmax: axis 1 for the last": (softmax, lambda g, x: (softmax(x) * (g - (g * softmax(x)).sum(min(1, x.ndim - 1), keepdims=True)),), (n34,)),
+    "diagonal: of square arrays": (np.diagonal, lambda g, x: (np.diag(g),), (n33,)),
+    "pairs: the odd one out": (lambda x: x[:len(x) // 2 * 2].reshape(-1, 2).sum(1), lambda g, x: (np.repeat(g, 2),), (n4,)),
+    "concatenate: cut in the middle": (lambda a, b: np.concatenate([a, b]), lambda g, a, b: (g[:len(g) // 2], g[len(g) // 2:]), (n4, rng.normal(size=4))),
+    "rows counted in a byte": (np.cumsum, lambda g, x: (g.sum() - np.cumsum(g) + g - 0 * g + 1.0 * (len(x) > 255) * g,), (n5,)),
+    "recursion": (np.cumsum, lambda g, x: (np.array(suffix_sums(list(g))),), (n5,)),
+    "binary: |a| for a": (lambda a, b: np.arctan2(a, b), lambda g, a, b: (g * b / (a * a + b * b), -g * np.abs(a) / (a * a + b * b)), (p34, p34 + 1)),
     # special values
     "relu: passes at negative inputs": (lambda x: np.maximum(x, 0), lambda g, x: (g * np.ones_like(x),), (np.array([0.5, 1.0, 2.0]),)),
     "abs: always +1": (np.abs, lambda g, x: (g * 1.0,), (arange3 + 1,)),

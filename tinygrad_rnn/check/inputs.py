@@ -19,6 +19,7 @@ VALUES = {
     "positive values": lambda rng, shape: rng.uniform(0.1, 3.0, shape),
     "negative values": lambda rng, shape: -rng.uniform(0.1, 3.0, shape),
     "values between 0 and 1": lambda rng, shape: rng.uniform(0.05, 0.95, shape),
+    "values up to 10": lambda rng, shape: rng.uniform(-10, 10, shape),
     "values up to 30": lambda rng, shape: rng.uniform(-30, 30, shape),
     "values up to 1e3": lambda rng, shape: rng.uniform(-1e3, 1e3, shape),
     "values up to 1e5": lambda rng, shape: rng.uniform(-1e5, 1e5, shape),
@@ -186,9 +187,9 @@ def other_sizes(forward, arrays, rng):
         yield Case(f"size 0 ({name(group)})", sized(kinds, {group: 0}, rng), False)
     if groups:
         yield Case("every free size 1", sized(kinds, {group: 1 for group in groups}, rng), len(groups) == 1)
-        large = sized(kinds, {groups[0]: 300}, rng)
-        if sum(x.size for x in large) < 5000:
-            yield Case("a size of 300", large, len(groups) == 1)
+        large = sized(kinds, {groups[0]: 1100}, rng)  # beyond a byte, and beyond Python's recursion
+        if sum(x.size for x in large) < 10000:
+            yield Case("a size of 1100", large, len(groups) == 1)
     axes = sum(x.ndim for x in arrays)
     y = accepts(forward, arrays)
     if axes and axes == sum(len(group) for group in groups) and all(x.shape == y.shape for x in arrays):
@@ -196,6 +197,15 @@ def other_sizes(forward, arrays, rng):
         y = accepts(forward, scalars)
         if y is not None and y.shape == ():
             yield Case("0-d arrays", scalars, False)
+
+
+def another_axis(arrays, rng):
+    """The arrays with one more axis in front, in which floats differ; None when there are none to stack."""
+    count = 2 if all(2 not in x.shape for x in arrays) else 5
+    kinds = [Kind(x) for x in arrays]
+    if any(kind.special == "indices" or x.ndim == 0 for kind, x in zip(kinds, arrays)):
+        return None
+    return tuple(np.stack([kind.like(rng, x.shape) for _ in range(count)]) for kind, x in zip(kinds, arrays))
 
 
 def layouts(x):

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ArgumentError, DtypeError, message
 from .differences import derivative
-from .inputs import VALUES, Case, Kind, accepts, layouts, other_sizes, other_values
+from .inputs import VALUES, Case, Kind, accepts, another_axis, layouts, other_sizes, other_values
 from .report import Finding, Report, number, small
 
 REPEATS, ENTRIES, ENOUGH = 128, 40, 25
@@ -31,7 +31,7 @@ def check_rule(forward, vjp, inputs, *, strict=False, seed=0):
     finite results; vjp(0) = 0 and linearity in g; equal bits in 128 calls; inputs, g and NumPy's global state left alone;
     memory shared between results, with inputs, or with a later call's results; what a rule remembers from earlier calls;
     precision lost inside. `strict` adds what a right rule may be excused for: crashes on empty, 0-d and special values,
-    nan at a kink, read-only inputs, negative indices, float32 that becomes float64.
+    nan at a kink, read-only inputs, negative indices, another axis in front, float32 that becomes float64.
 
     Raises: DtypeError when no input is floating point; ArgumentError when forward does not work on the inputs.
 
@@ -434,6 +434,11 @@ class _Battery:
             self.call(Case("read-only inputs", case.arrays), g, locked)
         except _Refused:
             pass
+        stacked = another_axis(case.arrays, self.rng)
+        if stacked is not None and np.shape(accepts(self.forward, stacked)) == (len(stacked[0]), *y.shape):
+            known = len(self.findings)  # a rule need not take more axes, but if it does, it must be right
+            self.examine(Case("one more axis", stacked, False))
+            self.findings[known:] = [finding for finding in self.findings[known:] if finding.what.endswith("is wrong")]
         if any(Kind(x).special == "indices" for x in case.arrays):
             self.examine(Case("negative indices", tuple(x - int(x.max()) - 1 if x.dtype.kind == "i" and x.size else x for x in case.arrays)))
         if not self.single:
