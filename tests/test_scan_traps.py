@@ -202,6 +202,14 @@ def test_a_nonlinearity_passed_in_is_part_of_the_program():
         assert_same(tg.scan(cell, h0, xs), tg.scan(cell, h0, xs, compiled=False))
 
 
+def test_an_op_without_a_name_of_its_own():
+    op = tg.primitive(lambda x, /: np.tanh(x)).vjp(x=lambda g, y: g * (1 - y * y))
+    U = np.random.default_rng(0).normal(size=(3, 3))
+    compiled, plain = (tg.grad(lambda U, c=c: tg.sum(tg.scan(lambda h, x: (op(h @ U + x), None), np.zeros((2, 3)), np.ones((4, 2, 3)), compiled=c)[0]))(U)
+                       for c in (True, False))
+    np.testing.assert_allclose(compiled, plain, rtol=1e-12)
+
+
 def test_two_ops_of_one_name_are_two_ops():
     @tg.primitive(elementwise=True)
     def tanh(x, /):

@@ -84,7 +84,7 @@ def called(op):
     seen = _strangers.setdefault(op.name, [registry[op.name]] if op.name in registry else [])
     if op not in seen:
         seen.append(op)
-    return op.name + (str(seen.index(op) + 1) if seen[0] is not op else "")
+    return re.sub(r"\W", "_", op.name) + (str(seen.index(op) + 1) if seen[0] is not op else "")  # a lambda has no name of its own
 
 
 _strangers = {}  # name -> ops of that name, the library's own first: two that differ must not be spelled alike
