@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_cells import SMOOTH, Recipe, assert_same, cell, derivative, directions, inner, loss, recipes, with_options
-
 from twin import boxed, gradient, values
 
 import tinygrad_rnn as tg
