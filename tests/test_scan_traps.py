@@ -202,6 +202,17 @@ def test_a_nonlinearity_passed_in_is_part_of_the_program():
         assert_same(tg.scan(cell, h0, xs), tg.scan(cell, h0, xs, compiled=False))
 
 
+def test_a_kernel_that_reads_its_input_after_it_has_begun_to_write():
+    @tg.primitive(elementwise=True)
+    def swish(x, /, *, out=None):
+        y = np.tanh(x, out=out)
+        return np.multiply(y, x, out=out)
+
+    swish.vjp(x=lambda g, x: g * (np.tanh(x) + x * (1 - np.tanh(x) ** 2)))
+    f = lambda h, compiled: total(tg.scan(lambda h, x: (swish(0.5 * h + x * h), h), h, xs, compiled=compiled))
+    assert_same(tg.value_and_grad(lambda h: f(h, True))(h0), tg.value_and_grad(lambda h: f(h, False))(h0))
+
+
 def test_an_op_without_a_name_of_its_own():
     op = tg.primitive(lambda x, /: np.tanh(x)).vjp(x=lambda g, y: g * (1 - y * y))
     U = np.random.default_rng(0).normal(size=(3, 3))
