@@ -91,17 +91,22 @@ class Shaker:
         y = op.apply(args, statics, mode.get().grad)
         if op.view:
             return y
+        mixing = not op.elementwise and not op.analytic  # a softmax, say: inside it small entries met large ones
         if type(y) is tuple:
-            return tuple(self._shake(one) for one in y)
-        return self._shake(y)
+            return tuple(self._shake(one, mixing) for one in y)
+        return self._shake(y, mixing)
 
-    def _shake(self, y):
+    def _shake(self, y, mixing):
         if type(y) is not Tensor:
             return self.shaken(y)
+        moved = self.shaken(y._array)
+        if mixing and y._array.dtype.kind == "f" and y._array.size:
+            size = np.max(np.abs(y._array), initial=0.0, where=np.isfinite(y._array))
+            moved = (moved + np.finfo(moved.dtype).eps * size * self.rng.uniform(-1, 1, moved.shape)).astype(moved.dtype)
         if y._array.flags.writeable and y._array.base is None:
-            y._array[...] = self.shaken(y._array)  # in place: what the op saved of its own output moves with it
+            y._array[...] = moved  # in place: what the op saved of its own output moves with it
         else:
-            y._array = self.shaken(y._array)
+            y._array = moved
         return y
 
     def shaken(self, x):
