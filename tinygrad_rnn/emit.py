@@ -27,7 +27,6 @@ class Source(StepText):
 
     def __init__(self, loop, names=None, sequences=None, taken=()):
         self.loop, self.s = loop, Schedule(loop)
-        self.schedule = self.s
         self.names = {(v, ""): name for v, name in (names or {}).items()}
         self.taken, self.constants, self.short = {"T", "np", "run", "n", "part", "start", *taken}, {}, {}
         self.body = self.lines = []
