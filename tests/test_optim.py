@@ -84,9 +84,9 @@ def test_fifty_steps_equal_the_loop_over_numbers(kind, reference, settings):
 def test_a_planted_fault_is_found():
     """Adam without the correction for the start at zero fails the comparison at the first step."""
     class Uncorrected(tg.optim.Adam):
-        def direction(self, g, memory):
+        def direction(self, g, memory, betas, eps, amsgrad):
             m = memory["mean"] = 0.1 * g
-            return m / (np.sqrt(0.001 * g * g) + self.eps)
+            return m / (np.sqrt(0.001 * g * g) + eps)
 
     with pytest.raises(AssertionError):
         test_fifty_steps_equal_the_loop_over_numbers(Uncorrected, adam, dict(lr=0.05))
@@ -123,6 +123,81 @@ def test_a_graph_that_was_built_before_the_step_keeps_its_numbers():
     w.grad = None
     loss.backward()
     assert w.grad.tolist() == [4.0] and w.tolist() == [1.0]
+
+
+# ---- groups -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind, reference, settings", CASES)
+def test_groups_have_settings_of_their_own(kind, reference, settings):
+    rng = np.random.default_rng(0)
+    start, grads = rng.normal(size=3), rng.normal(size=(20, 3))
+    p, q, r = parameters = [tg.tensor(v, requires_grad=True) for v in start]
+    own = {**settings, "lr": 0.003, **({"weight_decay": 0.3} if "weight_decay" in settings else {})}
+    optimizer = kind([{"params": [p, q]}, {**own, "params": r}], **settings)
+    assert list(optimizer.parameters) == ["0", "1", "2"] and [g["param_names"] for g in optimizer.param_groups] == [["0", "1"], ["2"]]
+    for row in grads:
+        for parameter, g in zip(parameters, row):
+            parameter.grad = g
+        optimizer.step()
+    expected = [list(reference(start[k], grads[:, k].tolist(), **(own if k == 2 else settings)))[-1] for k in range(3)]
+    np.testing.assert_allclose([parameter.item() for parameter in parameters], expected, rtol=1e-12)
+
+
+def test_groups_between_steps():
+    w, b, late = (tg.tensor([1.0], requires_grad=True) for _ in range(3))
+    optimizer = tg.optim.SGD([{"params": [("w", w)]}, {"params": [("b", b)], "lr": 0.5}], lr=0.25)
+
+    def step():
+        for p in (w, b, late):
+            p.grad = np.ones(1)
+        optimizer.step()
+        return [p.item() for p in (w, b, late)]
+
+    assert step() == [0.75, 0.5, 1.0] and optimizer.lr == 0.25
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.add_param_group({"params": {"late": late}, "lr": 1.0})
+    assert step() == [0.75, 0.0, 0.0]
+    optimizer.lr = 0.125
+    assert step() == [0.625, -0.125, -0.125]
+    schedule = tg.optim.StepLR(optimizer, 1, 0.5)
+    optimizer.param_groups[1]["lr"] = 8.0
+    schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0625] * 3
+    schedule.t = 0
+    assert optimizer.lr == 0.125
+
+
+def test_the_state_of_groups():
+    def made(lr):
+        w, b = tg.tensor([1.0, 2.0], requires_grad=True), tg.tensor([3.0], requires_grad=True)
+        return tg.optim.Adam([{"params": [("w", w)], "betas": (0.5, 0.75)}, {"params": [("b", b)], "lr": 2 * lr, "amsgrad": True}], lr=lr)
+
+    first, second = made(0.5), made(0.25)
+    for p in first.parameters.values():
+        p.grad = np.ones(p.shape)
+    first.step()
+    state = first.state_dict()
+    assert state["lr"].tolist() == [0.5, 1.0] and state["betas"].tolist() == [[0.5, 0.75], [0.9, 0.999]] and "b/largest" in state and "w/largest" not in state
+    groups = second.param_groups[:]
+    second.load_state_dict(state)
+    for mine, other in zip(first.param_groups, groups):
+        assert {**mine, "params": 0} == {**other, "params": 0} and type(other["amsgrad"]) is bool and type(other["betas"]) is tuple
+    assert repr(second.memory) == repr(first.memory)
+
+
+def test_an_optimiser_of_your_own():
+    """The example in the text of the module that defines Optimizer."""
+    class Sign(tg.optim.Optimizer):
+        def __init__(self, params, lr=0.01):
+            super().__init__(params, lr=lr)
+
+        def update(self, p, g, memory, lr):
+            return p - lr * np.sign(g)
+
+    (p,) = with_grads([3.0, -4.0])
+    Sign([p], lr=0.5).step()
+    assert p.tolist() == [-0.5, 0.5]
 
 
 SCHEDULES = {
@@ -230,16 +305,70 @@ Pass betas at least 0 and below 1."""
                  lambda: tg.optim.RMSProp([w], eps=-1e-8), lambda: tg.optim.Adam([w], lr=math.nan), lambda: tg.optim.clip_grad_norm_([w], -1.0),
                  lambda: tg.optim.clip_grad_value_([w], math.nan), lambda: tg.optim.clip_grad_norm_([w], 1.0, 0.0)):
         text(E.DomainError, call)
+    for make in (lambda: tg.optim.SGD([w], lr=None), lambda: tg.optim.SGD([w], lr="0.1"), lambda: tg.optim.SGD([w], lr=math.inf)):
+        assert text(E.DomainError, make).startswith("SGD(…): lr is out of range")
+    assert text(E.DomainError, lambda: tg.optim.StepLR(tg.optim.SGD([w]), 0)) == """\
+StepLR(optimizer, step_size): step_size is not positive
+  step_size  0
+Pass step_size=1 or more."""
+    text(E.DomainError, lambda: tg.optim.LinearLR(tg.optim.SGD([w]), total_iters=0))
+    text(E.DomainError, lambda: tg.optim.CosineAnnealingLR(tg.optim.SGD([w]), 0))
     optimizer = tg.optim.Adam(tg.nn.Linear(3, 2))
-    with pytest.raises(E.StateError, match="other/mean belongs to no parameter"):
-        optimizer.load_state_dict({"weight/mean": np.zeros((2, 3)), "other/mean": np.zeros(2)})
-    with pytest.raises(E.ShapeError, match="weight/mean has another shape"):
-        optimizer.load_state_dict({"weight/mean": np.zeros((3, 3))})
-    assert optimizer.memory == {"weight": {}, "bias": {}}
     assert repr(optimizer) == "Adam(lr=0.001): 2 parameters of 8 numbers"
 
 
-@pytest.mark.parametrize("parameters", [lambda m: m, lambda m: m.parameters(), lambda m: m.named_parameters(), lambda m: dict(m.named_parameters())])
+def test_parameters_that_would_not_move_or_move_twice():
+    E, w, b = tg.errors, tg.tensor([1.0], requires_grad=True), tg.tensor([2.0], requires_grad=True)
+    assert text(E.ArgumentError, lambda: tg.optim.SGD([w, b, w])) == """\
+named(parameters): 2 is the Tensor that 0 is
+  parameters  3
+Pass model.parameters(), or the model."""
+    assert text(E.ArgumentError, lambda: tg.optim.SGD([("w", w), ("w", b)])).startswith("named(parameters): two are called w")
+    assert text(E.ArgumentError, lambda: tg.optim.SGD([{"params": [w, b]}, {"params": [b]}])).startswith("named(parameters): 2 is the Tensor that 1 is")
+    assert text(E.ArgumentError, lambda: tg.optim.SGD([{"params": [("a", w)]}, {"params": [("a", b)]}])).startswith("named(parameters): two are called a")
+    assert text(E.ArgumentError, lambda: tg.optim.SGD([w, 2 * b])) == """\
+SGD(…): parameter 1 is the result of a call
+  1        (1,)
+  made by  multiply
+Pass the leaf that it was made of: only leaves hold a gradient."""
+    assert text(E.ArgumentError, lambda: tg.optim.SGD([{"params": [w], "rate": 1.0}])) == """\
+SGD(…): a group is not a dict of params and settings
+  group  params, rate
+Pass dicts of "params" and any of lr, momentum, dampening, weight_decay, nesterov."""
+    for params in ([{"params": [w]}, b], [{"lr": 1.0}]):
+        text(E.ArgumentError, lambda p=params: tg.optim.SGD(p))
+    assert text(E.DomainError, lambda: tg.optim.SGD([{"params": [w], "lr": -1.0}])).startswith("SGD(…): lr is out of range")
+    optimizer = tg.optim.SGD([w])
+    text(E.DomainError, lambda: optimizer.add_param_group({"params": [b], "nesterov": True}))
+    assert list(optimizer.parameters) == ["0"] and len(optimizer.param_groups) == 1
+
+
+def test_a_state_of_another_optimiser_changes_nothing():
+    E, optimizer = tg.errors, tg.optim.Adam(tg.nn.Linear(3, 2), lr=0.5)
+    good = {"lr": np.array([0.25]), "weight/mean": np.zeros((2, 3))}
+    assert text(E.StateError, lambda: optimizer.load_state_dict({**good, "other/mean": np.zeros(2)})) == """\
+Adam.load_state_dict(state): this optimiser has no other/mean
+  settings    lr, betas, eps, weight_decay, amsgrad
+  parameters  weight, bias
+  remembers   step, mean, square, largest
+Make an optimiser of the same kind for the same model."""
+    assert text(E.ShapeError, lambda: optimizer.load_state_dict({**good, "weight/mean": np.zeros((3, 3))})) == """\
+Adam.load_state_dict(state): weight/mean does not have the shape that it has here
+  weight/mean  (3, 3) float64
+  here         (2, 3)
+Make an optimiser of the same kind, with the same groups, for the same model."""
+    for error, bad in ((E.StateError, {"weight/momentum": np.zeros((2, 3))}), (E.StateError, {"momentum": np.zeros(1)}),
+                       (E.ShapeError, {"lr": np.zeros(2)}), (E.ShapeError, {"lr": np.array(["x"])}),
+                       (E.ShapeError, {"weight/step": np.zeros(2)}), (E.ShapeError, {"bias/mean": np.zeros(2, complex)}),
+                       (E.DomainError, {"lr": np.array([-1.0])}), (E.DomainError, {"betas": np.array([[0.9, 1.0]])}), (E.DomainError, {"eps": [math.nan]})):
+        text(error, lambda bad=bad: optimizer.load_state_dict({**good, **bad}))
+    assert optimizer.memory == {"weight": {}, "bias": {}} and optimizer.lr == 0.5
+    optimizer.load_state_dict(good)
+    assert optimizer.lr == 0.25 and list(optimizer.memory["weight"]) == ["mean"]
+
+
+@pytest.mark.parametrize("parameters", [lambda m: m, lambda m: m.parameters(), lambda m: m.named_parameters(), lambda m: dict(m.named_parameters()),
+                                        lambda m: iter(m.parameters()), lambda m: [{"params": m}], lambda m: [{"params": p} for p in m.parameters()]])
 def test_ways_to_say_which_parameters(parameters):
     model = tg.nn.Linear(3, 2, rng=0)
     optimizer = tg.optim.SGD(parameters(model), lr=1.0)

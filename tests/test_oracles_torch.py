@@ -265,6 +265,32 @@ def test_optimisers_step_by_step(torch, name, settings):
             np.testing.assert_allclose(a.numpy(), b.detach().numpy(), rtol=1e-12, atol=1e-12)
 
 
+def test_groups_step_by_step(torch):
+    """Groups with settings of their own, one frozen for a while, one added later, under a schedule."""
+    start = [np.random.default_rng(0).normal(size=s) for s in ((4, 3), (4,), (2, 4))]
+    runs = []
+    for optim, schedules, tensors in ((tg.optim, tg.optim, [tg.tensor(a, requires_grad=True) for a in start]),
+                                      (torch.optim, torch.optim.lr_scheduler, [torch.tensor(a, requires_grad=True) for a in start])):
+        w, b, v = tensors
+        rng, rows = np.random.default_rng(1), []
+        optimizer = optim.AdamW([{"params": [w], "lr": 0.1}, {"params": [b], "betas": (0.5, 0.9), "weight_decay": 0.0}], lr=0.02)
+        schedule = schedules.ExponentialLR(optimizer, 0.9)
+        for k in range(30):
+            for p in tensors:
+                g = rng.normal(size=tuple(p.shape))
+                p.grad = g if optim is tg.optim else torch.tensor(g)
+            optimizer.param_groups[1]["weight_decay"] = 0.1 if 10 < k < 20 else 0.0
+            if k == 15:
+                optimizer.add_param_group({"params": [v], "eps": 1e-3})
+            optimizer.step()
+            schedule.step() if k < 15 else None  # PyTorch's do not take in a group that comes later
+            rows.append([p.detach().numpy().copy() for p in tensors] + [np.array([group["lr"] for group in optimizer.param_groups])])
+        runs.append(rows)
+    for mine, their in zip(*runs):
+        for a, b in zip(mine, their):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("ours, theirs", [
     (lambda o: tg.optim.LambdaLR(o, lambda t: 0.9**t), lambda S, o: S.LambdaLR(o, lambda t: 0.9**t)),
     (lambda o: tg.optim.StepLR(o, 3, 0.5), lambda S, o: S.StepLR(o, 3, 0.5)),

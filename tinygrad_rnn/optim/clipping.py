@@ -12,10 +12,13 @@ from ..errors import ArgumentError, DomainError, NonFiniteError, message
 from ..tensor import Tensor
 
 
-def named(parameters):
+def named(parameters, taken=()):
     """Parameters by name: of a module, a dict, pairs of name and Tensor, or Tensors, which are called by their number.
 
-    Raises: ArgumentError when there are none, or something is not a Tensor.
+    Numbers begin behind those that are `taken`, a dict of others by name.
+
+    Raises: ArgumentError when there are none, something is not a Tensor, or one Tensor or one name comes twice: it would
+    move, or count, twice, or not at all.
 
     Example:
         >>> list(tg.optim.named([tg.tensor([1.0], requires_grad=True)]))
@@ -26,13 +29,18 @@ def named(parameters):
     if isinstance(parameters, dict):
         parameters = parameters.items()
     pairs = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    found = dict(pair if isinstance(pair, tuple) else (str(i), pair) for i, pair in enumerate(pairs))
-    wrong = [name for name, p in found.items() if not isinstance(p, Tensor)]
-    if wrong or not found:
-        what = f"{wrong[0]} is not a Tensor" if wrong else "there are no parameters"
-        raise ArgumentError(message("named(parameters)", what, {"parameters": len(found)},
+    pairs = [pair if isinstance(pair, tuple) else (str(i), pair) for i, pair in enumerate(pairs, len(taken))]
+    seen, wrong = {id(p): name for name, p in dict(taken).items()}, None if pairs else "there are no parameters"
+    for name, p in pairs:
+        if not isinstance(p, Tensor):
+            wrong = wrong or f"{name} is not a Tensor"
+        elif id(p) in seen or name in seen.values():
+            wrong = wrong or (f"{name} is the Tensor that {seen[id(p)]} is" if id(p) in seen else f"two are called {name}")
+        seen[id(p)] = name
+    if wrong:
+        raise ArgumentError(message("named(parameters)", wrong, {"parameters": len(pairs)},
                                     "Pass model.parameters(), or the model."))
-    return found
+    return dict(pairs)
 
 
 def check_finite(who, parameters):
