@@ -23,6 +23,8 @@ import numpy as np
 import peers
 import timing
 
+from tinygrad_rnn import workspace
+
 TOLERANCE = dict(float64=(1e-9, 1e-12), float32=(1e-4, 1e-5))  # of the gradient's largest entry, of all gradients'
 
 
@@ -60,7 +62,11 @@ def measured(options, runs):
 
 
 def run_of(prepare, cell, p):
-    return lambda: prepare(cell, p)[0]
+    def fresh():
+        workspace.clear()  # what earlier runs left idle would not be counted
+        return prepare(cell, p)[0]
+
+    return fresh
 
 
 def first(options, loaded):

@@ -15,7 +15,7 @@ CORE = {"errors", "trees", "domains", "tensor", "primitive", "ops", "walk", "gra
 
 # a module, or a package as a whole, may import what stands on a lower floor
 FLOORS = {
-    "errors": 0, "domains": 0, "progress": 0,
+    "errors": 0, "domains": 0, "progress": 0, "workspace": 0,
     "trees": 1, "files": 1, "userfile": 1,
     "tensor": 2,
     "primitive": 3,

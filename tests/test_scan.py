@@ -7,6 +7,7 @@ import pytest
 from random_cells import assert_same, derivative, directions
 
 import tinygrad_rnn as tg
+from tinygrad_rnn import workspace
 from tinygrad_rnn.errors import ArgumentError, DomainError, DtypeError, ShapeError
 
 rng = np.random.default_rng(0)
@@ -256,6 +257,7 @@ def test_checkpoint_keeps_fewer_states():
         cell = lambda h, x: (tg.tanh(h * x), None)
         state = tg.tensor(np.ones(1000), requires_grad=True)
         tg.scan(cell, state, np.ones(steps), checkpoint=checkpoint)
+        workspace.clear()
         tracemalloc.start()
         last, _ = tg.scan(cell, state, np.ones(steps), checkpoint=checkpoint)
         kept = tracemalloc.get_traced_memory()[0]

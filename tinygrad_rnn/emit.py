@@ -11,6 +11,7 @@ import re
 
 import numpy as np
 
+from . import workspace
 from .buffers import has_out
 from .program import Value
 from .schedule import Schedule
@@ -28,7 +29,7 @@ class Source(StepText):
     def __init__(self, loop, names=None, sequences=None, taken=()):
         self.loop, self.s = loop, Schedule(loop)
         self.names = {(v, ""): name for v, name in (names or {}).items()}
-        self.taken, self.constants, self.short = {"T", "np", "run", "n", "part", "start", *taken}, {}, {}
+        self.taken, self.constants, self.short = {"T", "np", "run", "empty", "n", "part", "start", *taken}, {}, {}
         self.body = self.lines = []
         self._live()
         self.calls = [c for c in (*self.s.once, *self.s.before, *self.s.inside, *self.s.after) if self.live(c)]
@@ -37,8 +38,8 @@ class Source(StepText):
 
     def compile(self):
         """The function."""
-        scope = {"np": np, **self.constants, **kernels(self.calls)}
-        exec(compile(self.text, "<loop>", "exec"), scope)
+        scope = {"np": np, "empty": workspace.empty, **self.constants, **kernels(self.calls)}
+        exec(compile(re.sub(r"np\.empty(?=\(\([^()]*\bT\b)", "empty", self.text), "<loop>", "exec"), scope)
         scope["run"].source = self.text
         return scope["run"]
 

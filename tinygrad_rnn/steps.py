@@ -103,7 +103,7 @@ class StepText:
         """Where a state lives: in a stack of T + 1 when its steps are read later, else in two buffers that change places."""
         s, reverse = self.s, self.loop.reverse
         own = isinstance(value, Value) and value in made and value not in self.owner
-        word, shape = self.name(state), "".join(f", {n}" for n in state.shape)
+        word, shape = self.name(state), "".join(f", {n}" for n in state.shape) or ","
         target = self.fresh(word + "_next")
         if state in s.stacked or own and value in s.stored:
             buffer, first, last = self.fresh(word + "s"), *(("T", "0") if reverse else ("0", "T"))
@@ -231,7 +231,7 @@ class StepText:
         elif value in self.s.stored:
             name, stacked = self.name(value), self.s.stacked[value]
             buffer = self.name(stacked, "s")
-            self.head.append(f"{buffer} = np.empty((T{''.join(f', {n}' for n in value.shape)},), {dtype_text(value)})")
+            self.head.append(f"{buffer} = np.empty((T{''.join(f', {n}' for n in value.shape) or ','}), {dtype_text(value)})")
             self.every(name, buffer, value.shape)
             self.names[stacked, ""] = buffer
             self._home(value, stacked)
