@@ -37,16 +37,15 @@ class _RunLoop(Primitive):
         return error  # the generated source has nothing to say that a user could act on
 
     def __call__(self, *inputs, loop, T):
-        now = mode.get()
+        now, visible = mode.get(), loop
         if now.grad:
-            active = tuple([is_tracked(x) for x in inputs])
+            active = tuple([type(x) is Tensor and x._node is not None for x in inputs])
             if True in active:
-                loop, visible = augmented(loop, active), loop
-                ys = super().__call__(*inputs, loop=loop, T=T)
-                extra = loop.n_ys - visible.n_ys
-                kept = visible.n_states + visible.n_ys
-                return ys[:kept] + ys[kept + extra:]
-        return super().__call__(*inputs, loop=loop, T=T)
+                loop = augmented(loop, active)
+        statics = {"loop": loop, "T": T}
+        ys = self.apply(inputs, statics, now.grad) if now.recorder is None else now.recorder.record(self, inputs, statics)
+        kept, extra = visible.n_states + visible.n_ys, loop.n_ys - visible.n_ys
+        return ys[:kept] + ys[kept + extra:] if extra else ys
 
 
 def _rule(g, y, inputs, loop, T):

@@ -68,47 +68,52 @@ Tensor.backward, Tensor.detach = backward, detach
 
 def _fresh(leaf) -> Any:
     """A new start of a graph with the leaf's values, linked to the leaf's own graph if it has one."""
-    if is_tracked(leaf) and mode.get().grad:
-        return identity.apply((leaf,), {}, True)
-    array = leaf._array if isinstance(leaf, Tensor) else np.array(leaf)
+    if isinstance(leaf, Tensor):
+        if leaf._node is not None and mode.get().grad:
+            return identity.apply((leaf,), {}, True)
+        array = leaf._array
+    else:
+        array = np.array(leaf)
     return Tensor(array, Leaf(array.shape, array.dtype)) if array.dtype.kind == "f" else leaf
 
 
-def _retire(fresh):
+def _place(value):
+    """Where a value stands in the graph; None for what is not tracked."""
+    return value._node if isinstance(value, Tensor) else None
+
+
+def _retire(nodes):
     """The function of a transform has returned: its inputs are no longer somebody's to differentiate by."""
-    for leaf in fresh:
-        if is_tracked(leaf) and type(leaf._node) is Leaf:
-            leaf._node.live = False
+    for node in nodes:
+        if type(node) is Leaf:
+            node.live = False
 
 
 class _Inputs:
-    """What a transform differentiates by: the leaves of some trees, each a fresh start; `nodes` are their places in the graph."""
+    """What a transform differentiates by: the leaves of some trees (as `trees.flatten` gives them), each a fresh start;
+    `nodes` are their places in the graph."""
 
-    def __init__(self, args):
-        flat = [trees.flatten(arg) for arg in args]
-        self.fresh = [[_fresh(leaf) for leaf in leaves] for leaves, _ in flat]
+    def __init__(self, flat):
         self.structures = [structure for _, structure in flat]
-        self.nodes = {leaf._node: None for leaves in self.fresh for leaf in leaves if is_tracked(leaf)}
+        self.fresh = [[_fresh(leaf) for leaf in leaves] for leaves, _ in flat]
+        self.places = [[_place(leaf) for leaf in leaves] for leaves in self.fresh]
+        self.nodes = {node for nodes in self.places for node in nodes if node is not None}
 
     def into(self, f):
         """What f makes of them."""
         with switched(grad=True):
             y = f(*[trees.unflatten(structure, leaves) for structure, leaves in zip(self.structures, self.fresh)])
-        for leaves in self.fresh:
-            _retire(leaves)
+        _retire(self.nodes)
         return y
 
     def cotangents(self, found):
         """What a walk found, as trees: zeros where nothing arrived, None for a leaf that has no gradient."""
-        arrived = dict(zip(found, self.released(list(found.values()))))
-
-        def one(leaf):
-            if not is_tracked(leaf):
-                return None
-            g = arrived.get(leaf._node)
-            return np.zeros(leaf.shape, leaf.dtype) if g is None else g
-
-        return [trees.unflatten(structure, [one(leaf) for leaf in leaves]) for structure, leaves in zip(self.structures, self.fresh)]
+        if not {np.ndarray}.issuperset([type(g) for g in found.values()]):
+            found = dict(zip(found, self.released(list(found.values()))))
+        for node in self.nodes.difference(found):
+            found[node] = np.zeros(node.shape, node.dtype)
+        found[None] = None
+        return [trees.unflatten(structure, [found[node] for node in nodes]) for structure, nodes in zip(self.structures, self.places)]
 
     def released(self, values, foreign=True):
         """`values` as the outside sees them: plain arrays of their own, but Tensors where something else tracks them.
@@ -134,10 +139,10 @@ def vjp(f, *primals) -> tuple[Any, Callable[..., Any]]:
         >>> pullback(np.ones(2))[0]
         array([2., 4.])
     """
-    inputs = _Inputs(primals)
+    inputs = _Inputs([trees.flatten(primal) for primal in primals])
     y = inputs.into(f)
     ys, structure = trees.flatten(y)
-    nodes = [leaf._node if isinstance(leaf, Tensor) else None for leaf in ys]
+    nodes = [_place(leaf) for leaf in ys]
     shapes = [np.shape(leaf) for leaf in ys]
     reach = reachable([node for node in nodes if node is not None], inputs.nodes)
 
@@ -200,13 +205,14 @@ def _who(transform, f):
 
 
 def _chosen(transform, f, argnums, args, options):
-    """`f` as a function of the arguments numbered `argnums` alone, and these arguments."""
+    """`f` as a function of the arguments numbered `argnums` alone, and these arguments as `trees.flatten` gives them."""
     places = argnums if isinstance(argnums, tuple) else (argnums,)
     if not all([-len(args) <= i < len(args) for i in places]):
         raise ArgumentError(message(_who(transform, f), "there is no argument of that number",
                                     {"argnums": argnums, "arguments": len(args)}, "Pass the argument by position, counted from 0."))
-    for i in places:
-        if not any([_is_float(leaf) for leaf in trees.flatten(args[i])[0]]):
+    chosen = [trees.flatten(args[i]) for i in places]
+    for i, (leaves, _) in zip(places, chosen):
+        if not any(_is_float(leaf) for leaf in leaves):
             raise DtypeError(message(_who(transform, f), f"argument {i} has no floating point leaf",
                                      {"argument": repr(args[i])[:60]}, "Pass floats (2.0, not 2) or arrays of a float dtype."))
 
@@ -216,7 +222,7 @@ def _chosen(transform, f, argnums, args, options):
             full[i] = arg
         return f(*full, **options)
 
-    return of_chosen, [args[i] for i in places]
+    return of_chosen, chosen
 
 
 def _zeros(leaf):
@@ -294,7 +300,8 @@ def jacobian(f, argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
     """
     def transformed(*args, **options):
         of_chosen, chosen = _chosen("jacobian", f, argnums, args, options)
-        y, pullback = vjp(of_chosen, *chosen)
+        primals = [trees.unflatten(structure, leaves) for leaves, structure in chosen]
+        y, pullback = vjp(of_chosen, *primals)
         ys, structure = trees.flatten(y)
         zeros, out = [_zeros(leaf) for leaf in ys], []
         for k, leaf in enumerate(zeros):
@@ -303,7 +310,7 @@ def jacobian(f, argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
                 one = leaf.copy()
                 one.flat[i] = 1
                 rows.append(pullback(trees.unflatten(structure, [*zeros[:k], one, *zeros[k + 1:]])))
-            blocks = tuple(_stacked([row[j] for row in rows], leaf.shape, x) for j, x in enumerate(chosen))
+            blocks = tuple(_stacked([row[j] for row in rows], leaf.shape, x) for j, x in enumerate(primals))
             out.append(blocks if isinstance(argnums, tuple) else blocks[0])
         return trees.unflatten(structure, out)
 
@@ -445,7 +452,7 @@ class _Again:
                                         {"Σ|y|, first": self.marks, "Σ|y|, second": _marks(ys)},
                                         "Make the function pure: draw random masks outside and pass them in."))
         targets = [*(x._node for x, at in zip(fresh, self.sources) if at != UNTRACKED), *self.closed]
-        _retire(fresh)
+        _retire(map(_place, fresh))
         seeds = [(y._node, one) for y, one in zip(ys, g) if one is not None and is_tracked(y)]
         found = walk(seeds, targets, graph=any(isinstance(one, Tensor) for one in g))
         return [found.get(node) for node in targets]

@@ -61,7 +61,7 @@ class Primitive:
         self.__dict__.update(options)
         self.arrays, self.variadic, self.defaults, self.takes_out = _schema(forward)
         self.required = {name for name, default in self.defaults.items() if default is inspect.Parameter.empty}
-        self.exact = None if self.defaults or self.variadic else len(self.arrays)  # calls with so many inputs need no sorting
+        self.exact = None if self.required or self.variadic else len(self.arrays)  # calls of so many inputs alone need no sorting
         self.rules, self._plans = {}, {}
 
     def __repr__(self):
@@ -95,6 +95,8 @@ class Primitive:
     def __call__(self, *args, **statics):
         if statics or len(args) != self.exact:
             args, statics = self.bind(args, statics)
+        else:
+            statics = self.defaults
         now = mode.get()
         if now.recorder is not None:
             return now.recorder.record(self, args, statics)

@@ -225,14 +225,12 @@ class Follower:
     def __init__(self, name, literals, steps, closing, samples):
         self.name, self.literals, self.mark = name, literals, Mark(name)
         self.steps, self.closing, self.samples, self.at = steps, closing, samples, 0
-        self.closed, self._numbers, self._inner, self._outer, self._alive = [], {}, {}, {}, []
+        self.closed, self._numbers, self._seen, self._alive = [], {}, {}, []  # _seen: id of an array -> its number
 
     def input(self, array):
-        """A Tensor that stands for an input."""
-        return self._made((array._array if isinstance(array, Tensor) else array).view())
-
-    def _made(self, array):
-        self._inner[id(array)] = len(self._alive)
+        """A Tensor that stands for an input, or for the result of a call."""
+        array = array.view()
+        self._seen[id(array)] = len(self._alive)
         self._alive.append(array)
         tensor = Tensor(array)
         tensor._trace = self.mark
@@ -240,20 +238,18 @@ class Follower:
 
     def holds(self, array):
         """Whether the array exists only inside this trace."""
-        return id(array) in self._inner
+        number = self._seen.get(id(array))
+        return number is not None and number not in [n for n, _, _ in self.closing]
 
     def number(self, obj, array):
         """The number of a value; what was never seen is closed over, and must look as it did in the known trace."""
-        key = id(array)
-        found = self._inner.get(key)
-        if found is None:
-            found = self._outer.get(key)
+        found = self._seen.get(id(array))
         if found is None:
             found, n = len(self._alive), len(self.closed)
             if n == len(self.closing) or self.closing[n] != (found, array.shape, array.dtype) or (
                     getattr(obj, "_trace", None) is not None and not obj._trace.live):
                 raise Departed
-            self._outer[key] = found
+            self._seen[id(array)] = found
             self.closed.append(obj)
             self._alive.append(array)
         return found
@@ -267,13 +263,16 @@ class Follower:
 
     def record(self, op, args, statics):
         """Check the call, and answer with an array of the known shape."""
-        if self.at == len(self.steps) or mode.get().grad:
+        at = self.at
+        if at == len(self.steps) or mode.get().grad:
             raise Departed
-        refs = [op]
+        refs, seen = [op], self._seen
         for arg in args:
             kind = type(arg)
             if kind is Tensor:
-                refs.append(self.number(arg, arg._array))
+                array = arg._array
+                number = seen.get(id(array))
+                refs.append(self.number(arg, array) if number is None else number)
             elif kind is np.ndarray:
                 refs.append(self.number(arg, arg))
             elif kind is float or kind is int or kind is bool:
@@ -282,13 +281,11 @@ class Follower:
                 raise Departed
         if statics:
             refs += map(frozen, statics.values())
-        if tuple(refs) != self.steps[self.at]:
+        if tuple(refs) != self.steps[at]:
             raise Departed
-        samples = self.samples[self.at]
-        self.at += 1
-        if len(samples) == 1:
-            return self._made(samples[0].view())
-        return tuple([self._made(sample.view()) for sample in samples])
+        self.at = at + 1
+        samples = self.samples[at]
+        return self.input(samples[0]) if len(samples) == 1 else tuple([self.input(sample) for sample in samples])
 
 
 def _dtype_among(args):

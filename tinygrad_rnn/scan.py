@@ -89,6 +89,8 @@ def scan(cell, state, xs, *, length=None, reverse=False, lengths=None, truncate=
 
 def _steps(xs, length):
     """The number of steps, which every leaf of xs must agree on."""
+    if length is None and type(xs) in (Tensor, np.ndarray) and xs.ndim:
+        return xs.shape[0]
     leaves = trees.flatten(xs)[0]
     sizes = {np.shape(leaf)[:1] for leaf in leaves} | ({(length,)} if length is not None else set())
     if len(sizes) == 1 and () not in sizes:
@@ -197,14 +199,15 @@ def _compiled(cell, state, xs, times):
     """Trace the cell on the first step, and run the loop that the trace describes; its plain meaning when watched."""
     states, structure = trees.flatten(state)
     leaves, xs_structure = trees.flatten(xs)
-    now = mode.get()
-    if not times or now.recorder is not None and not now.tracing or 0 in [n for x in (*states, *leaves) for n in x.shape]:
+    arrays = [x._array if type(x) is Tensor else x for x in (*states, *leaves)]
+    now, n = mode.get(), len(states)
+    if not times or now.recorder is not None and not now.tracing or 0 in [x.size for x in arrays]:
         return _plain(cell, state, xs, times)
-    shapes = (_code(cell), structure, xs_structure, *[(s.shape, s.dtype) for s in states], *[(x.shape[1:], x.dtype) for x in leaves])
-    known, closed = _known.get(shapes), None
-    if known is not None:
-        closed = known.followed(cell, states, structure, leaves, xs_structure)
-    if known is None or closed is None:
+    code = _code(cell)
+    seen = (id(code), n, structure, xs_structure, *[x.shape for x in arrays], *[x.dtype for x in arrays])
+    _, known = _known.get(seen, (code, None))
+    closed = None if known is None else known.followed(cell, structure, xs_structure)
+    if closed is None:
         traced = Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
         known, closed = _programs.get(traced.key), [obj for _, obj in traced.tracer.closed]
         if known is None:
@@ -214,15 +217,17 @@ def _compiled(cell, state, xs, times):
                                      structure, leaves, xs_structure, 1, times[1]))
             if len(_programs) >= _MOST_PROGRAMS:
                 _programs.clear()
-                _known.clear()
             _programs[traced.key] = known
-        _known[shapes] = known
+        if len(_known) >= _MOST_PROGRAMS:
+            _known.clear()
+        _known[seen] = code, known
     out = run_loop(*states, *leaves, *closed, loop=known.loop, T=len(times))
-    n = len(states)
     return trees.unflatten(structure, out[:n]), trees.unflatten(known.y_structure, out[n:])
 
 
-_known = {}  # (code of a cell, shapes that it was called with) -> the program that it was last: what a call is expected to repeat
+# (identity of a cell's code, shapes that it was called with) -> the code, which keeps its identity, and the program that
+# it was last: what a call is expected to repeat
+_known = {}
 
 
 class Known:
@@ -230,17 +235,17 @@ class Known:
 
     def __init__(self, trace):
         tracer = trace.tracer
-        self.loop, self.y_structure, self.steps = trace.loop(), trace.y_structure, tracer.key
+        self.loop, self.y_structure, self.steps, self.literals = trace.loop(), trace.y_structure, tracer.key, tracer.literals
+        self.n_states = len(trace.states)
         self.closing = [(v.number, v.shape, v.dtype) for v, _ in tracer.closed]
         self.outs = [v.number for v in (*trace.states, *trace.ys)]
         self.samples = [tuple([v.like_ones() for v in call.outs]) for call in tracer.calls]
         self.inputs = [v.like_ones() for v in trace.values]
 
-    def followed(self, cell, states, structure, leaves, xs_structure):
+    def followed(self, cell, structure, xs_structure):
         """What the cell closes over, if it does what it did before; None if it departs from that."""
-        follower = Follower(_name(cell), _literals(cell), self.steps, self.closing, self.samples)
-        tensors = [follower.input(array) for array in self.inputs]
-        n = len(states)
+        follower = Follower(_name(cell), self.literals, self.steps, self.closing, self.samples)
+        tensors, n = [follower.input(array) for array in self.inputs], self.n_states
         try:
             with switched(grad=False, recorder=follower):
                 result = cell(trees.unflatten(structure, tensors[:n]), trees.unflatten(xs_structure, tensors[n:]))

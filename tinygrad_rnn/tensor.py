@@ -38,7 +38,8 @@ class Leaf(Node):
     __slots__ = ("grad", "live")
 
     def __init__(self, shape, dtype):
-        super().__init__(None, (), None, shape, dtype)
+        self.plan, self.parents, self.saved, self.shape, self.dtype = None, (), None, shape, dtype
+        self.order = _order()
         self.grad: np.ndarray | None = None
         self.live = True
 

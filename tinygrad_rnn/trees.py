@@ -8,6 +8,7 @@ A module, or any class of yours, joins in by defining `tree_children()` (a dict 
 `tree_replace(children)` (a copy of itself with these children).
 """
 
+from itertools import islice
 from typing import Any
 
 from .errors import ArgumentError, message
@@ -16,11 +17,12 @@ from .errors import ArgumentError, message
 class Structure:
     """What is left of a tree when its leaves are taken away; hashable, so it can be part of a key."""
 
-    __slots__ = ("kind", "names", "children", "count", "template", "_hash")
+    __slots__ = ("kind", "names", "children", "count", "template", "flat", "_hash")
 
     def __init__(self, kind, names=(), children=(), template=None):
         self.kind, self.names, self.children, self.template = kind, names, children, template
         self.count = 1 if kind is LEAF else sum(child.count for child in children)
+        self.flat = kind in (tuple, list, dict) and self.count == len(children) == sum(child.kind is LEAF for child in children)
         self._hash = hash((kind, names, children))
 
     def __eq__(self, other):
@@ -92,16 +94,17 @@ def _flatten(tree, leaves):
         return _leaf
     names, children = found
     kind = type(tree)
-    template = tree if hasattr(kind, "tree_children") else None
-    parts = tuple([_flatten(child, leaves) for child in children])
-    if template is None and all([part is _leaf for part in parts]):
-        found = _flat.get((kind, names, len(parts)))
+    if {type(child) for child in children} <= _leaf_types and not hasattr(kind, "tree_children"):
+        leaves += children
+        key = kind, names, len(children)
+        found = _flat.get(key)
         if found is None:
-            found = Structure(kind, names, parts)
+            found = Structure(kind, names, (_leaf,) * len(children))
             if len(_flat) < 1024:
-                _flat[kind, names, len(parts)] = found
+                _flat[key] = found
         return found
-    return Structure(kind, names, parts, template)
+    parts = tuple([_flatten(child, leaves) for child in children])
+    return Structure(kind, names, parts, tree if hasattr(kind, "tree_children") else None)
 
 
 _flat = {}  # structures of containers that hold leaves only: most are made again and again
@@ -133,6 +136,8 @@ def _unflatten(structure, leaves):
         return next(leaves)
     if kind is type(None):
         return None
+    if structure.flat:
+        return dict(zip(structure.names, leaves)) if kind is dict else kind(islice(leaves, structure.count))
     children = [_unflatten(child, leaves) for child in structure.children]
     if structure.template is not None:
         return structure.template.tree_replace(dict(zip(structure.names, children)))
