@@ -276,7 +276,8 @@ def _draw_gradients(figure, histories):
         if model.page is classifier:
             data = max(data, key=lambda phrase: phrase[0].shape[1])
         for at, label in ((history[0], "start"), (history[-1], "trained")):
-            axes.semilogy(ledger(model.loss, at.params, data).norms(name), ".-", label=label)
+            norms = ledger(model.loss, at.params, data).norms(name)
+            axes.semilogy(np.where(norms > 0, norms, np.nan), ".-", label=label)  # an exact 0 has no place on this scale
         axes.set(title=model.title.split(":")[0], xlabel="time step t", ylabel=f"‖∂L/∂{name} from step t‖")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()

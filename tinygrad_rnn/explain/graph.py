@@ -47,7 +47,7 @@ class Graph:
         """The graph as a Mermaid flowchart, which GitHub and many editors draw."""
         opened = {"state": '(["', "input": '(["', "output": '(["', "parameter": '{{"', "op": '["', "cell": '["'}
         closed = {"(": '"])', "{": '"}}', "[": '"]'}
-        table = {'"': "#quot;", "<": "#lt;", ">": "#gt;"}
+        table = {'"': "#quot;", "<": "#lt;", ">": "#gt;", "#": "#35;", "`": "#96;", "\n": " "}
 
         def spelled(i):
             box = self.boxes[i]
@@ -68,7 +68,7 @@ class Graph:
     def dot(self):
         """The graph in DOT, the language of Graphviz."""
         shapes = {"op": "box", "cell": "box", "parameter": "hexagon"}
-        table = {"\\": r"\\", '"': r"\""}
+        table = {"\\": r"\\", '"': r"\"", "\n": " "}
 
         def spelled(i):
             box, (fill, stroke) = self.boxes[i], COLOURS[self.boxes[i].kind]
@@ -78,7 +78,8 @@ class Graph:
 
         groups = self._groups()
         inside = {i for _, members in groups for i in members}
-        lines = ["digraph cell {", "  rankdir=LR", '  node [fontname="Helvetica", fontsize=11]',
+        lines = ["digraph cell {", '  graph [rankdir=LR, fontname="Helvetica", fontsize=12]', '  node [fontname="Helvetica", fontsize=11]',
+                 '  edge [fontname="Helvetica", fontsize=10]',
                  *(f"  {spelled(i)}" for i in range(len(self.boxes)) if i not in inside)]
         for k, (label, members) in enumerate(groups):
             lines += [f"  subgraph cluster_{k} {{", f'    label="{_escaped(label, table)}"', '    style="rounded"',

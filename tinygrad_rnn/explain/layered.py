@@ -9,6 +9,7 @@ Source: K. Sugiyama, S. Tagawa, M. Toda, "Methods for visual understanding of hi
 """
 
 from html import escape
+from unicodedata import east_asian_width
 
 _CHAR, _LINE, _PAD, _GAP, _APART, _MARGIN = 7.3, 15, 9, 44, 16, 24  # pixels, for text of 12
 _BLUE = "#0072b2"
@@ -24,9 +25,10 @@ class _Place:
 
 def draw(boxes, arrows, loops, groups, colours):
     """The SVG text. `groups` are (label, members): a frame is drawn around them; `loops` run back below everything."""
-    places = [_Place(box.rank, max(_CHAR * max(map(len, box.lines)) + 2 * _PAD, 30), _LINE * len(box.lines) + 12,
+    places = [_Place(box.rank, max(max(map(_width, box.lines)) + 2 * _PAD, 30), _LINE * len(box.lines) + 12,
                      8.0 if box.kind == "state" else 1.0) for box in boxes]  # the states make the line that is followed
-    routes = [_route(places[a], places[b]) for a, b in arrows]
+    passed = {}
+    routes = [_route(places[a], places[b], passed) for a, b in arrows]
     everything = list({id(p): p for p in [*places, *(p for route in routes for p in route)]}.values())
     columns = _columns(everything)
     _order(columns)
@@ -38,7 +40,8 @@ def draw(boxes, arrows, loops, groups, colours):
     left = min([p.x - p.width / 2 for p in everything] + [f[0] for f in frames])
     right = max([p.x + p.width / 2 for p in everything] + [f[2] for f in frames])
     out = [_frame_svg(*frame) for frame in frames]
-    out += [_arrow_svg(route) for route in routes]
+    drawn = set()
+    out += [_arrow_svg(route, drawn) for route in routes]
     lowest_first = sorted(loops, key=lambda loop: -places[loop[0]].y - places[loop[1]].y)
     lanes = [_loop_svg(places[a], places[b], left, right, bottom, k) for k, (a, b) in enumerate(lowest_first)]
     out += [_box_svg(box, place, *colours[box.kind]) for box, place in zip(boxes, places)]
@@ -58,12 +61,17 @@ def draw(boxes, arrows, loops, groups, colours):
 # ---- where everything goes ----------------------------------------------------------------------------------
 
 
-def _route(a, b):
-    """The places an arrow passes, one in every column between its ends."""
-    route = [a, *(_Place(column, 0, 0) for column in range(a.column + 1, b.column)), b]
+def _width(text):
+    return _CHAR * sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _route(a, b, passed):
+    """The places an arrow passes, one in every column between its ends; arrows from one box share them until they part."""
+    route = [a, *(passed.setdefault((a, column), _Place(column, 0, 0)) for column in range(a.column + 1, b.column)), b]
     for p, q in zip(route, route[1:]):
-        p.after.append(q)
-        q.before.append(p)
+        if q not in p.after:
+            p.after.append(q)
+            q.before.append(p)
     return route
 
 
@@ -146,7 +154,7 @@ def _frame(label, members, everything):
     first, last = min(p.column for p in members), max(p.column for p in members)
     inside = [p for p in everything if first <= p.column <= last]
     left, right = min(p.x - p.width / 2 for p in inside) - 12, max(p.x + p.width / 2 for p in inside) + 12
-    right = max(right, left + _CHAR * len(label) + 20)
+    right = max(right, left + _width(label) + 20)
     return left, min(p.y - p.height / 2 for p in inside) - 34, right, max(p.y + p.height / 2 for p in inside) + 14, label
 
 
@@ -159,11 +167,14 @@ def _frame_svg(left, top, right, bottom, label):
             f'<text x="{left + 10:.1f}" y="{top + 18:.1f}" fill="#444" font-weight="bold">{escape(label)}</text>')
 
 
-def _arrow_svg(route):
-    start, end = route[0], route[-1]
+def _arrow_svg(route, drawn):
+    """From where it leaves the arrows in `drawn`, pairs of places, to its end."""
+    shared = next((i for i, pair in enumerate(zip(route, route[1:])) if pair not in drawn), 0)
+    drawn.update(zip(route, route[1:]))
+    start, end = route[shared], route[-1]
     x, y = start.x + start.width / 2, start.y
     path = f"M{x:.1f} {y:.1f}"
-    for place in route[1:]:
+    for place in route[shared + 1:]:
         left = place.x - place.width / 2 - (2 if place is end else 0)
         middle = (x + left) / 2
         path += f"C{middle:.1f} {y:.1f} {middle:.1f} {place.y:.1f} {left:.1f} {place.y:.1f}"

@@ -63,9 +63,9 @@ def heat_map(ledger, *, path=None):
     from matplotlib.colors import LogNorm
 
     low, high = (shown.min(), shown.max()) if shown.count() else (0.1, 1.0)
-    low = min(max(low, high * 1e-12), high * 0.1)  # twelve decades are enough, one is the least that shows a difference
+    faint, low = low, min(max(low, high * 1e-12), high * 0.1)  # twelve decades are enough, one is the least that shows a difference
     drawn = ax.imshow(shown, norm=LogNorm(low, high), cmap="viridis", origin="upper", aspect="auto", interpolation="nearest")
-    figure.colorbar(drawn, ax=ax, label=r"$\|\partial L_s \,/\, \partial h_t\|$")
+    figure.colorbar(drawn, ax=ax, extend="min" if faint < low else "neither", label=r"$\|\partial L_s \,/\, \partial h_t\|$")
     ax.set(xlabel="state after step $t$", ylabel="loss of step $s$", title="How much of each loss reaches each state")
     _whole_steps(ax.xaxis)
     _whole_steps(ax.yaxis)
@@ -84,7 +84,7 @@ def gradient_norms(norms, *, path=None):
     shown = {name: np.asarray(n, float) for name, n in norms.items() if np.any(np.asarray(n) > 0)}
     figure, (ax,) = _figure("gradient_norms(norms)")
     for (name, n), style in zip(shown.items(), _styles()):
-        ax.plot(np.arange(len(n)), np.where(n > 0, n, np.nan), label=name, **style)
+        ax.plot(np.arange(len(n)), np.where(n > 0, n, np.nan), label=_plainly(name), **style)
     ax.set(xlabel="time step $t$", ylabel=r"$\|dW_t\|$", title="Where in time each gradient comes from", yscale="log")
     _whole_steps(ax.xaxis)
     _legend(ax, len(shown))
@@ -93,6 +93,8 @@ def gradient_norms(norms, *, path=None):
 
 def activations(text, values, *, path=None):
     """States and gates over a text: one panel for each, a row for every unit, a column for every character.
+
+    Values that are not finite are left grey.
 
     Shapes: `values` is a dict from names to (T, H) (or (T, 1, H), a batch of one), T = len(text).
 
@@ -107,20 +109,25 @@ def activations(text, values, *, path=None):
             raise ShapeError(message("activations(text, values)", f"{name} does not have a row for each character", facts,
                                      "Pass arrays (T, H) with T = len(text)."))
         panels[name] = value
-    if not panels:
-        raise ArgumentError(message("activations(text, values)", "there is nothing to draw", {"values": {}},
-                                    "Pass at least one array (T, H)."))
+    if not any(value.size for value in panels.values()):
+        raise ArgumentError(message("activations(text, values)", "there is nothing to draw", {"values": {n: v.shape for n, v in panels.items()}},
+                                    "Pass at least one array (T, H), and a text of at least one character."))
+    panels = {name: value for name, value in panels.items() if value.size}
     width = min(max(4.5, 1.8 + 0.22 * len(text)), 14)
     heights = [min(max(1.1, 0.16 * value.shape[1]), 3.0) for value in panels.values()]
-    figure, axes = _figure("activations(text, values)", width, sum(heights) + 0.9, len(panels), sharex=True,
+    figure, axes = _figure("activations(text, values)", width, sum(heights) + 0.3 * len(panels) + 1.0, len(panels), sharex=True,
                            height_ratios=heights)
+    figure.suptitle("Activations over the text")
     for ax, (name, value) in zip(axes, panels.items()):
-        positive = value.min() >= 0
-        top = max(1.0, float(np.abs(value).max()))
-        drawn = ax.imshow(value.T, cmap="magma" if positive else "RdBu_r", vmin=0 if positive else -top, vmax=top,
+        shown = np.ma.masked_invalid(value.T)
+        positive = not np.any(shown < 0)
+        top = max(1.0, float(abs(shown).max())) if shown.count() else 1.0
+        drawn = ax.imshow(shown, cmap="magma" if positive else "RdBu_r", vmin=0 if positive else -top, vmax=top,
                           aspect="auto", interpolation="nearest")
-        figure.colorbar(drawn, ax=ax, pad=0.01)
-        ax.set_ylabel(f"{name}\nunit")
+        ax.set_facecolor("0.6")
+        figure.colorbar(drawn, ax=ax, pad=0.01, label="value")
+        ax.set_title(_plainly(name), loc="left", fontsize=10)
+        ax.set_ylabel("unit")
         _whole_steps(ax.yaxis)
     last = axes[-1]
     if len(text) <= 3 * _MOST_LABELS:
@@ -132,6 +139,11 @@ def activations(text, values, *, path=None):
         last.set_xlabel("position in the text")
         _whole_steps(last.xaxis)
     return _done(figure, path)
+
+
+def _plainly(name):
+    """A name that starts no formula."""
+    return str(name).replace("$", r"\$")
 
 
 def _visible(text):
@@ -163,25 +175,26 @@ def v_curve(steps, errors, *, path=None):
     figure, (ax,) = _figure("v_curve(steps, errors)")
     for (name, error), style in zip(errors.items(), _styles()):
         error = np.asarray(error, float)
-        ax.plot(steps, np.where(error > 0, error, np.nan), label=name, **style)
+        ax.plot(steps, np.where(error > 0, error, np.nan), label=_plainly(name), **style)
     ax.set(xlabel="step of the difference quotient", ylabel="relative error", title="Error of finite differences",
            xscale="log", yscale="log")
     _legend(ax, len(errors) if "" not in errors else 0)
     return _done(figure, path)
 
 
-def loss_curves(curves, *, xlabel="epoch", ylabel="loss", path=None):
+def loss_curves(curves, *, at=None, xlabel="epoch", ylabel="loss", path=None):
     """Losses over training, one line for each.
 
-    Shapes: `curves` is a dict from names to (N,), of any lengths, or one such sequence. The scale is logarithmic when
-    all values are positive and span more than a factor of 20.
+    Shapes: `curves` is a dict from names to (N,), of any lengths, or one such sequence; `at`, the places of all of them on
+    the axis, by default 0, 1, 2, …, is at least as long as the longest. The scale is logarithmic when all values are
+    positive and span more than a factor of 20.
 
     Raises: MissingExtraError without matplotlib.
     """
     curves = {name: np.asarray(c, float) for name, c in (curves.items() if isinstance(curves, dict) else [("", curves)])}
     figure, (ax,) = _figure("loss_curves(curves)")
     for (name, curve), style in zip(curves.items(), _styles()):
-        ax.plot(np.arange(len(curve)), curve, label=name, **style)
+        ax.plot(np.arange(len(curve)) if at is None else at[:len(curve)], curve, label=_plainly(name), **style)
     finite = np.concatenate([c[np.isfinite(c)] for c in curves.values()] or [np.ones(1)])
     if finite.size and finite.min() > 0 and finite.max() > 20 * finite.min():
         ax.set_yscale("log")
@@ -209,7 +222,7 @@ def forecast(truth, predictions, *, path=None):
     time = np.arange(len(truth))
     ax.plot(time, truth, color="black", linewidth=1.2, label="truth")
     for (name, prediction), style in zip(predictions.items(), _styles()):
-        ax.plot(time, prediction, label=name, **style)
+        ax.plot(time, prediction, label=_plainly(name), **style)
         below.plot(time, prediction - truth, **style)
     below.axhline(0, color="black", linewidth=0.6)
     ax.set(ylabel="value", title="Prediction against truth")

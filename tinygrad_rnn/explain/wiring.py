@@ -13,7 +13,7 @@ from .. import trees
 from ..errors import ShapeError, message
 from ..scan import checked, step
 from ..tensor import Tensor, switched, tensor
-from .watch import Naming, Watcher, caller, held
+from .watch import Naming, Watcher, caller, held, is_users
 
 
 @dataclass
@@ -46,8 +46,7 @@ class _Wiring(Watcher):
             if isinstance(arg, Tensor) or isinstance(arg, np.ndarray) and (arg.ndim or id(arg) in self.values):
                 value = self.values.get(id(arg))
                 if value is None:
-                    label = next((name for name, held_value in held(frame) if held_value is arg), "constant")
-                    value = self.know(arg, Value("parameter", name=label.rpartition(".")[2]))
+                    value = self.know(arg, Value("parameter", name=_name_in_cell(arg, frame)))
                     value.depth = -1  # keeps this name
                 sources.append(value)
                 numbers.append(None)
@@ -57,6 +56,16 @@ class _Wiring(Watcher):
         made = [self.know(out, Value("op", len(self.calls))) for out in outs]
         self.calls.append((_text(op, numbers, statics), sources, made))
         return y
+
+
+def _name_in_cell(parameter, frame):
+    """What the cell calls a parameter, or else the function nearest to the cell that has a name for it."""
+    label = "constant"
+    while frame is not None and frame.f_code is not wired.__code__:
+        if is_users(frame):
+            label = next((name for name, value in held(frame) if value is parameter), label)
+        frame = frame.f_back
+    return label.rpartition(".")[2]
 
 
 SIGNS = {"add": "+", "subtract": "−", "multiply": "×", "divide": "÷", "matmul": "@", "dot": "@", "power": "^"}

@@ -74,10 +74,10 @@ def picture(run, path):
     Raises: MissingExtraError without matplotlib.
     """
     text = run.corpus.kind == "text"
-    reports = np.array(run.history).reshape(-1, 3)[:, 1:]
+    updates, reports = np.split(np.array(run.history).reshape(-1, 3), [1], axis=1)
     losses = reports / math.log(2) if text else np.sqrt(reports) * run.corpus.deviation
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    loss_curves(dict(zip(("trained on", "held out"), losses.T)), xlabel=f"report (update 0 to {run.updates})",
+    loss_curves(dict(zip(("trained on", "held out"), losses.T)), at=updates[:, 0], xlabel="update",
                 ylabel="bits per character" if text else "root mean squared error", path=path)
 
 
