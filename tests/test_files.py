@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, model, monkeypatch):
         with pytest.raises(OSError, match="no space"):
             tg.files.save(path, tg.nn.GRU(3, 4))
     for state, metadata in (({"a": np.array([object()])}, None), ({"a": np.ones(2)}, {"f": object()}), ({"__metadata__": np.ones(2)}, None),
-                            ({"a": np.array(["x"])}, None)):
+                            ({"a": np.array(["x"])}, None), ({"a\0b": np.ones(2)}, None), ({"\ud800": np.ones(2)}, None), ({1: np.ones(2)}, None)):
         with pytest.raises(tg.errors.StateError, match="cannot be stored"):
             tg.files.save(path, state, metadata)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["model.npz"]
@@ -146,8 +147,37 @@ def test_sizes_are_checked_before_memory_is_asked_for(tmp_path, model):
     path.write_bytes(npz([("w", huge + bytes(16))]))
     refused(path, model, "does not have the bytes of its shape")
     np.savez_compressed(path, w=np.zeros(1 << 20))
-    with pytest.raises(tg.errors.StateError, match="more than max_bytes=1,000,000"):
+    with pytest.raises(tg.errors.StateError, match="its arrays take 8,388,608 bytes, more than max_bytes=1,000,000"):
         tg.files.read(path, max_bytes=1_000_000)
+    out = io.BytesIO()  # a header of 64 MB, which takes 64 kB in the file
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w.npy", b"\x93NUMPY\x02\x00" + (1 << 26).to_bytes(4, "little") + bytes(1 << 26))
+    path.write_bytes(out.getvalue())
+    del out, archive
+    tracemalloc.start()
+    try:
+        refused(path, model, "format version (2, 0)")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
+    with open(path, "wb") as file:
+        file.truncate(1 << 40)  # a hole: it takes no room on the disk
+    refused(path, model, "it is larger than max_bytes=4,294,967,296", "1,099,511,627,776 bytes")
+
+
+def test_many_names_take_linear_time():
+    """Each name is compared with the others by its hash."""
+    class Counted(str):
+        compared = 0
+
+        def __eq__(self, other):
+            Counted.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    tg.files._once([Counted(f"n{i}") for i in range(1000)])
+    assert Counted.compared < 1000
 
 
 def test_names_that_repeat_and_members_that_are_no_arrays(tmp_path, model):
@@ -197,6 +227,51 @@ read('text.npz'): this file cannot be used
 Pass a whole file of this format; nothing was changed."""
 
 
+def test_a_place_that_cannot_be_read_or_written(tmp_path, model):
+    (tmp_path / "folder.npz").mkdir()
+    for call in (lambda: tg.files.load(tmp_path / "folder.npz", model), lambda: tg.files.save(tmp_path / "folder.npz", model),
+                 lambda: tg.files.save(tmp_path / "none" / "model.npz", model)):
+        with pytest.raises(OSError, match=r"folder\.npz|none"):
+            call()
+    assert os.listdir(tmp_path) == ["folder.npz"]
+
+
+def test_names_are_keys_and_never_paths(tmp_path, model):
+    os.mkdir(tmp_path / "here")
+    (tmp_path / "here" / "model.npz").write_bytes(npz([("../outside", npy(np.ones(2))), ("/etc/passwd", npy(np.ones(2)))]))
+    assert list(tg.files.read(tmp_path / "here" / "model.npz")[0]) == ["../outside", "/etc/passwd"]
+    refused(tmp_path / "here" / "model.npz", model, "unexpected  ../outside, /etc/passwd")
+    assert os.listdir(tmp_path) == ["here"] and os.listdir(tmp_path / "here") == ["model.npz"]
+
+
+def test_other_numbers_than_a_model_has(tmp_path, model):
+    path, state = tmp_path / "model.npz", {name: values.astype(np.float16) for name, values in model.state_dict().items()}
+    for dtype in (np.float16, ">f2", np.float32, ">f8"):
+        tg.files.save(path, {name: values.astype(dtype) for name, values in state.items()})
+        other = tg.nn.GRU(3, 4, num_layers=2, rng=1)
+        tg.files.load(path, other)
+        assert same(other.state_dict(), {name: values.astype(float) for name, values in state.items()})
+    for dtype in (bool, complex, "M8[s]", [("a", "f8")], "S2"):
+        path.write_bytes(npz([(name, npy(values.astype(float).astype(dtype))) for name, values in state.items()]))
+        refused(path, model, "without loss" if dtype in (bool, complex) else "not numbers")
+    wide = tmp_path / "wide.npz"
+    tg.files.save(wide, model)
+    narrow = tg.nn.GRU(3, 4, num_layers=2, rng=1, dtype=np.float32)
+    refused(wide, narrow, "Pass cast=True to round")
+    tg.files.load(wide, narrow, cast=True)
+    assert same(narrow.state_dict(), {name: values.astype(np.float32) for name, values in model.state_dict().items()})
+
+
+def test_an_optimiser_in_a_file(tmp_path, model):
+    first, second = tg.optim.Adam(model, lr=0.5), tg.optim.Adam(model)
+    for p in model.parameters():
+        p.grad = np.ones(p.shape)
+    first.step()
+    tg.files.save(tmp_path / "adam.npz", first)
+    tg.files.load(tmp_path / "adam.npz", second)
+    assert same(second.state_dict(), first.state_dict()) and second.lr == 0.5
+
+
 def test_without_the_library(tmp_path, model, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
     monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
@@ -206,6 +281,22 @@ def test_without_the_library(tmp_path, model, monkeypatch):
     with pytest.raises(tg.errors.MissingExtraError):
         tg.files.load(tmp_path / "model.safetensors", model)
     assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_within_what_is_compressed(tmp_path, model, method):
+    """Whatever the decompressor raises (OSError for bz2), it is the file that cannot be used."""
+    path = tmp_path / "model.npz"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, values in model.state_dict().items():
+            archive.writestr(name + ".npy", npy(values))
+    other = tg.nn.GRU(3, 4, num_layers=2, rng=1)
+    tg.files.load(path, other)
+    assert same(other.state_dict(), model.state_dict())
+    whole = bytearray(path.read_bytes())
+    whole[60:400] = bytes(340)
+    path.write_bytes(whole)
+    refused(path, model, "this file cannot be used")
 
 
 @pytest.mark.oracle
@@ -228,6 +319,9 @@ def test_safetensors(tmp_path, model):
     header = header[:-1] + ", " + header[1:]
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
     refused(path, model, "two arrays are called w")
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    refused(path, model, "w is of BF16, which NumPy does not have")
     path.write_bytes((1 << 62).to_bytes(8, "little") + whole)
     refused(path, model, "this file cannot be used")
     with pytest.raises(tg.errors.StateError, match="no form for z"):

@@ -21,6 +21,7 @@ from .errors import ArgumentError, MissingExtraError, StateError, message
 
 METADATA = "__metadata__"  # the npz member that holds the metadata as JSON; safetensors has a place of that name
 OURS = "tinygrad_rnn"  # our entry in that place, whose entries are texts
+BEYOND = ("BF16", "F8_E4M3", "F8_E5M2")  # floats that PyTorch writes into safetensors
 
 
 def save(path, state, metadata=None):
@@ -44,12 +45,11 @@ def save(path, state, metadata=None):
     path, who = Path(path), "save(path, state)"
     writer = _format(who, path)[0]
     state = state.state_dict() if hasattr(state, "state_dict") else state
-    arrays = {str(name): np.asarray(value.numpy() if hasattr(value, "numpy") else value)
-              for name, value in state.items()}
-    unfit = [name for name, array in arrays.items() if name == METADATA or array.dtype.kind not in "biufc"]
+    arrays = {name: np.asarray(value.numpy() if hasattr(value, "numpy") else value) for name, value in state.items()}
+    unfit = [name for name, array in arrays.items() if not _is_name(name) or array.dtype.kind not in "biufc"]
     if unfit:
-        raise StateError(message(who, f"{unfit[0]} cannot be stored", {unfit[0]: arrays[unfit[0]].dtype},
-                                 "Pass arrays of numbers."))
+        raise StateError(message(who, f"{unfit[0]!r} cannot be stored", {repr(unfit[0]): arrays[unfit[0]].dtype},
+                                 "Pass arrays of numbers, by names that are texts."))
     try:
         text = json.dumps({} if metadata is None else metadata)
     except (TypeError, ValueError) as error:
@@ -68,25 +68,30 @@ def save(path, state, metadata=None):
             unfinished.unlink()
 
 
-def load(path, model, *, strict=True, cast=False):
-    """Read a file into a module and return its metadata; the module stays as it was unless everything fits.
+def _is_name(name):
+    return isinstance(name, str) and name != METADATA and "\0" not in name and name.isprintable()
 
-    `strict` and `cast` as in `load_state_dict`.
+
+def load(path, model, **options):
+    """Read a file into a module or an optimiser and return its metadata; it stays as it was unless everything fits.
+
+    `options` go to its `load_state_dict`: `strict` and `cast` for a module.
 
     Raises: what `read` raises for the file, and what `load_state_dict` raises for names, shapes and dtypes.
     """
     arrays, metadata = read(path)
-    model.load_state_dict(arrays, strict=strict, cast=cast)
+    model.load_state_dict(arrays, **options)
     return metadata
 
 
 def read(path, *, max_bytes=1 << 32):
     """Read `(arrays, metadata)` from a file; files of other programs have whatever metadata they have, or {}.
 
-    `max_bytes` bounds what the arrays may take in memory, since a small compressed file may unpack to any size.
+    `max_bytes` bounds the file, and what the arrays may take in memory: a small compressed file may unpack to any size.
 
     Raises: StateError for a file that is damaged, cut short, of another kind, with two arrays of one name, with pickled
-    objects, or larger than `max_bytes`; ArgumentError for another ending; MissingExtraError; FileNotFoundError.
+    objects, or larger than `max_bytes`; ArgumentError for another ending; MissingExtraError; OSError when there is no
+    such file, or it cannot be read.
 
     Example:
         >>> import os, tempfile
@@ -98,18 +103,24 @@ def read(path, *, max_bytes=1 << 32):
     """
     path = Path(path)
     reader = _format("read(path)", path)[1]
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise _unusable(path, size, f"it is larger than max_bytes={max_bytes:,}")
     raw = path.read_bytes()
     try:
         return reader(raw, max_bytes)
+    except MissingExtraError:
+        raise
     except _Refused as error:
         why = str(error)
     except Exception as error:  # foreign bytes make the parsers raise nearly anything, and all of it means the same
         why = f"{type(error).__name__}: {error}".splitlines()[0]
-        if isinstance(error, MissingExtraError):
-            raise
-    raise StateError(message(f"read({path.name!r})", "this file cannot be used",
-                             {"why": why, "size": f"{len(raw):,} bytes"},
-                             "Pass a whole file of this format; nothing was changed."))
+    raise _unusable(path, size, why)
+
+
+def _unusable(path, size, why):
+    return StateError(message(f"read({path.name!r})", "this file cannot be used", {"why": why, "size": f"{size:,} bytes"},
+                              "Pass a whole file of this format; nothing was changed."))
 
 
 class _Refused(Exception):
@@ -125,11 +136,13 @@ def _format(who, path):
     return formats[path.suffix]
 
 
-def _size(declared, max_bytes):
-    """Refuse arrays of (shape, itemsize) that would not fit into `max_bytes`."""
-    total = sum(math.prod(shape) * itemsize for shape, itemsize in declared)
-    if total > max_bytes:
-        raise _Refused(f"its arrays take {total:,} bytes, more than max_bytes={max_bytes:,}")
+def _once(names):
+    """Refuse two arrays of one name."""
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise _Refused(f"two arrays are called {name}")
+        seen.add(name)
 
 
 # ---- npz ----------------------------------------------------------------------------------------------------
@@ -150,11 +163,11 @@ def _read_npz(raw, max_bytes):
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         members = archive.infolist()
         names = [member.filename.removesuffix(".npy") for member in members]
-        repeated = [name for name in names if names.count(name) > 1]
-        if repeated:
-            raise _Refused(f"two arrays are called {repeated[0]}")
+        _once(names)
         headers = [_header(archive, member) for member in members]
-        _size([(shape, dtype.itemsize) for shape, _, dtype in headers], max_bytes)
+        total = sum(math.prod(shape) * dtype.itemsize for shape, _, dtype in headers)
+        if total > max_bytes:
+            raise _Refused(f"its arrays take {total:,} bytes, more than max_bytes={max_bytes:,}")
         for name, member, (shape, fortran, dtype) in zip(names, members, headers):
             with archive.open(member) as file:
                 _skip_header(file)
@@ -165,11 +178,10 @@ def _read_npz(raw, max_bytes):
 
 
 def _skip_header(file):
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(file)
-    if version not in readers:
+    if version != (1, 0):  # the later ones are for records, and their headers may be of any size
         raise _Refused(f"it has an array of format version {version}")
-    return readers[version](file)
+    return np.lib.format.read_array_header_1_0(file)
 
 
 def _header(archive, member):
@@ -206,11 +218,10 @@ def _safetensors(arrays, text):
 def _read_safetensors(raw, max_bytes):
     library = _library()
     pairs = json.loads(raw[8:8 + int.from_bytes(raw[:8], "little")], object_pairs_hook=list)
-    names = [name for name, _ in pairs]
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise _Refused(f"two arrays are called {repeated[0]}")
-    _size([((len(raw),), 1)], max_bytes)  # nothing is compressed
+    _once(name for name, _ in pairs)
+    for name, entry in pairs:
+        if name != METADATA and (dtype := dict(entry)["dtype"]) in BEYOND:
+            raise _Refused(f"{name} is of {dtype}, which NumPy does not have")
     arrays = library.load(raw)
     entries = dict(dict(pairs).get(METADATA) or [])
     metadata = json.loads(entries[OURS]) if OURS in entries else entries
