@@ -27,10 +27,10 @@ class Derivation:
     `hints` are the names that nobody gave: values that have one may be written into the expression that reads them.
     """
 
-    def __init__(self, cell, state=None, xs=None, who="source(cell, state, xs)"):
-        state, xs = _given(cell, state, xs, who)
+    def __init__(self, cell, state=None, xs=None, length=None, who="source(cell, state, xs)"):
+        state, xs = _given(cell, state, xs, length, who)
         state = _prepared(state, xs)
-        self.T = _steps(xs, None)
+        self.T = _steps(xs, length)
         self.arguments = arguments(cell)
         states, self.structure = trees.flatten(state)
         leaves, self.xs_structure = trees.flatten(xs)
@@ -38,7 +38,7 @@ class Derivation:
             leaves = [np.zeros((1, *np.shape(x)[1:]), x.dtype) for x in leaves]
         local = LocalNames()
         self.trace = trace = Trace(cell, states, self.structure, leaves, self.xs_structure, 0, 0, watch=local)
-        self.cell, self.y_structure = trace.tracer.name, trace.y_structure
+        self.cell, self.y_structure = trace.tracer.name.replace(".<locals>", ""), trace.y_structure
         if self.T > 1:
             after = [out._array if isinstance(out, Tensor) else np.asarray(out) for out in trace.after]
             trace.compare(Trace(cell, after, self.structure, leaves, self.xs_structure, 1, 1))
@@ -71,7 +71,7 @@ class Derivation:
     def reading(self):
         """The backward loop without detours, with descriptions for what has no name."""
         loop, _ = tidied(self.backward.loop)
-        self.hints |= self._describe(loop)
+        self.hints |= self._describe(loop) | {f"minus_{name}" for name in self.hints}
         return loop
 
     def _name(self, cell, state, xs, found):
@@ -96,6 +96,8 @@ class Derivation:
                 self.literals[value] = numbers.get(value, np.asarray(obj))
         for value, out in zip(self.trace.values[:n], self.trace.states):
             out.name = out.name or value.name
+        for i, out in enumerate(self.trace.ys):
+            out.name = out.name or ("y" if len(self.trace.ys) == 1 else f"y{i + 1}")
         nexts = {out.name: out for out in self.trace.states}
         for value in tracer._values.values():  # a name that was bound to another shape before is not the state's
             if value.name in nexts and value not in self.trace.values and value.shape != nexts[value.name].shape:
@@ -129,12 +131,12 @@ def _is_transpose(array, base):
     return same and array.ndim > 1 and (array.shape, array.strides) == (base.shape[::-1], base.strides[::-1])
 
 
-def _given(cell, state, xs, who):
+def _given(cell, state, xs, length, who):
     if state is None and hasattr(cell, "initial_state"):
         state = cell.initial_state((2,))
-    if xs is None and hasattr(cell, "input_size"):
+    if xs is None and length is None and hasattr(cell, "input_size"):
         xs = np.ones((3, 2, cell.input_size), trees.flatten(state)[0][0].dtype)
-    if state is None or xs is None:
+    if state is None or xs is None and length is None:
         raise ArgumentError(message(who, "the sizes are not known", {"cell": type(cell).__name__},
                                     "Pass an initial state and a sequence, for example zeros of the right shapes."))
     return state, xs

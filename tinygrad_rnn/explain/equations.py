@@ -23,14 +23,15 @@ _VIEWS = {"transpose", "getitem"}  # written out wherever they are read
 _SILENT = {"reshape", "broadcast_to", "identity", "stop_gradient", "astype"}  # nothing in mathematics
 
 
-def equations(cell, state=None, xs=None, *, form="text"):
+def equations(cell, state=None, xs=None, *, length=None, form="text"):
     """The forward pass, the backward pass and the sums over time of a cell as equations.
 
     `form` is "text" (Unicode) or "latex": one `aligned` environment, of commands that KaTeX and MathJax know.
     The equations are those of `source`: dz is ∂L/∂z, dh⁺ₜ is the part of dhₜ that step t + 1 hands back, Σ_i and Σ_j
     run over the first and the second axis of one step.
 
-    Shapes: as in `scan`. A cell with `initial_state` and `input_size` (the library's own) can be given alone.
+    Shapes: as in `scan`; xs may be None with `length=T`. A cell with `initial_state` and `input_size` (the library's own)
+    can be given alone.
 
     Raises: what `scan` raises for a cell that cannot be traced; ArgumentError when sizes are not known, DomainError
     for another form.
@@ -60,7 +61,7 @@ def equations(cell, state=None, xs=None, *, form="text"):
     """
     if form not in ("text", "latex"):
         raise DomainError(message("equations(cell, state, xs, form)", "there is no such form", {"form": repr(form)}, 'Use "text" or "latex".'))
-    derivation = Derivation(cell, state, xs, "equations(cell, state, xs)")
+    derivation = Derivation(cell, state, xs, length, "equations(cell, state, xs)")
     return _Equations(derivation, Latex() if form == "latex" else Text()).text
 
 
@@ -130,7 +131,7 @@ class _Equations:
         states = ", ".join(w.cotangent(name, "T", plus=True) for name in names)
         which = "states" if len(names) > 1 else "state"
         head = f"backward, t = T … 1, from {states if isinstance(w, Text) else f'${states}$'}, the cotangent{'s' * (len(names) > 1)} of the last {which}"
-        self.text = w.page(d.cell.replace(".<locals>", ""), [("forward, t = 1 … T", forward), (head, backward), ("gradients", self.rows)])
+        self.text = w.page(d.cell, [("forward, t = 1 … T", forward), (head, backward), ("gradients", self.rows)])
 
     # ---- which values have an equation of their own ---------------------------------------------------------------
 

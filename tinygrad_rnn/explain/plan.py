@@ -16,14 +16,15 @@ from .derivation import Derivation
 from .source import Module
 
 WHY = {"forward": {"once": "reads parameters only", "before": "reads inputs, and no state", "after": "no later step reads it"},
-       "backward": {"once": "reads parameters only", "before": "reads what forward kept, and nothing that is handed back",
+       "backward": {"once": "reads parameters only", "before": "reads what forward kept or dy, and nothing that is handed back",
                     "after": "no earlier step reads it"}}
 
 
-def plan(cell, state=None, xs=None):
+def plan(cell, state=None, xs=None, *, length=None):
     """What `scan` does with a cell: every instruction with its part and the reason, calls per step, buffers.
 
-    Shapes: as in `scan`. A cell with `initial_state` and `input_size` (the library's own) can be given alone.
+    Shapes: as in `scan`; xs may be None with `length=T`. A cell with `initial_state` and `input_size` (the library's own)
+    can be given alone.
 
     Raises: what `scan` raises for a cell that cannot be traced; ArgumentError when sizes are not known.
 
@@ -34,7 +35,7 @@ def plan(cell, state=None, xs=None):
         >>> [row.text for row in found.forward.rows if row.part == "loop"]
         ['h_weight_hh = matmul(h, weight_hh_T)', 'z = add(h_weight_hh, total)', "h' = tanh(z)"]
     """
-    return Plan(Derivation(cell, state, xs, "plan(cell, state, xs)"))
+    return Plan(Derivation(cell, state, xs, length, "plan(cell, state, xs)"))
 
 
 class Row:

@@ -10,7 +10,7 @@ import numpy as np
 from ..loops import Schedule
 from ..program import Value
 from ..spelling import ATOM, Steps, spell
-from .tidy import described, straightened
+from .tidy import described, straightened, telling
 
 WIDTH = 100  # characters of an expression; a longer one is cut in two
 _VIEWS = {"transpose", "reshape", "getitem", "identity", "stop_gradient", "swapaxes"}
@@ -50,7 +50,7 @@ class Page:
         self.loop, self.taken, self.hints, self.constants = loop, taken, hints, {}
         self.s = s = Schedule(loop, readable=True)
         parts = s.once, s.before, s.after
-        calls, place = straightened([c for part in parts for c in part])
+        calls, place = straightened([c for part in parts for c in part], join=True)
         of = {id(v): k for k, part in enumerate(parts) for c in part for v in c.outs}
         s.once, s.before, s.after = ([c for c in calls if of.get(id(c.outs[0]), 2) == k] for k in range(3))
         self.place = place
@@ -144,15 +144,21 @@ class Page:
     def expression(self, call):
         """The text of a call; parts of one that is too long get lines of their own before it."""
         while True:
-            texts = [self.render(a) for a in call.args]
-            text = spell(call, texts)[0]
-            cut = [(len(words), a) for (words, _), a in zip(texts, call.args) if isinstance(a, Value) and a in self.pending and len(words) > 12]
+            text = spell(call, [self.render(a) for a in call.args])[0]
+            cut = [(telling(a), len(words), a) for a in self._inside(call) if len(words := self.render(a)[0]) > 12]
             if len(text) <= WIDTH or not cut:
                 return text
-            value, before = max(cut, key=lambda c: c[0])[1], len(self.lines)
+            value, before = max(cut, key=lambda c: c[:2])[2], len(self.lines)
             inner = self.expression(self.pending[value])
             if len(self.lines) == before:  # else it became shorter
                 self._assign(self.pending.pop(value), inner)
+
+    def _inside(self, call):
+        """The values that are written out within the text of a call."""
+        for a in call.args:
+            if isinstance(a, Value) and a in self.pending and (self.here is None or a not in self.here):
+                yield a
+                yield from self._inside(self.pending[a])
 
     def _assign(self, call, text):
         """A line for a result outside the places that are kept."""

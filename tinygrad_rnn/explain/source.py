@@ -13,9 +13,10 @@ from ..loops import Source
 from ..spelling import array_text, called, kernel_text, kernels
 from .derivation import Derivation
 from .reading import Page, Stack, unique
+from .tidy import tidied
 
 
-def source(cell, state=None, xs=None, *, optimized=False):
+def source(cell, state=None, xs=None, *, length=None, optimized=False):
     """The forward and the backward pass of a cell as the text of a Python module that needs only NumPy.
 
         forward(state, xs, **params)      -> (state, ys, saved)
@@ -25,7 +26,8 @@ def source(cell, state=None, xs=None, *, optimized=False):
     `scan` runs; `optimized=True` shows it as it runs, with every buffer.
 
     Shapes: as in `scan`: the state without, xs with a leading time axis. The shapes are part of the text, T is not.
-    A cell with `initial_state` and `input_size` (the library's own) can be given alone.
+    Where xs is None and `length` is given, forward takes T in place of xs and d_xs is None. A cell with `initial_state`
+    and `input_size` (the library's own) can be given alone.
 
     Raises: what `scan` raises for a cell that cannot be traced; ArgumentError when sizes are not known.
 
@@ -39,7 +41,7 @@ def source(cell, state=None, xs=None, *, optimized=False):
         >>> "z = xW[t] + h[t] @ U" in text and "dU = " in text
         True
     """
-    return Module(Derivation(cell, state, xs), optimized).text
+    return Module(Derivation(cell, state, xs, length), optimized).text
 
 
 _SHORT = {  # kernels as a textbook has them; those of the ops guard against overflow and write into buffers
@@ -63,7 +65,8 @@ class Module:
     def __init__(self, derivation, optimized):
         self.d, self.optimized, self.lines, self.constants, self.calls = derivation, optimized, [], {}, []
         self.made = []  # the texts of the two loops, in the form that runs
-        d, loop, back = derivation, derivation.forward, derivation.backward
+        d, back = derivation, derivation.backward
+        loop = d.forward if optimized else tidied(d.forward)[0]
         n, m = loop.n_states, loop.n_xs
         params = [(i, v) for i, v in enumerate(loop.body.inputs) if i >= n + m]
         taken = {*_OTHERS, "state", "xs", *_kernel_names(loop)}
@@ -73,10 +76,11 @@ class Module:
         xs_names = ["xs"] if d.xs_structure.kind is trees.LEAF else [unique(v.name + "s", taken) for v in loop.xs]
         names |= {v: Stack(name) for v, name in zip(loop.xs, xs_names)}
         keywords = [names[v] for _, v in params]
-        self.put(_wrapped("def forward(", ["state", "xs", *(["*", *keywords] if keywords else [])], "):"), 0)
+        self.put(_wrapped("def forward(", ["state", "xs" if m else "T", *(["*", *keywords] if keywords else [])], "):"), 0)
         self.put('"""(state, ys, saved): the last state, the outputs of all steps, and what backward reads."""')
         self.unpack(d.xs_structure, xs_names, "xs")
-        self.put(f"T = len({xs_names[0]})")
+        if m:
+            self.put(f"T = len({xs_names[0]})")
         results = self.write(loop, names, set(taken), places, d.structure, "state", "")
         reads = self.reads(loop, back, names, xs_names, results)
         kept = list(dict.fromkeys(text for text, _ in reads.values()))
@@ -88,12 +92,12 @@ class Module:
 
         loop = d.reading() if not optimized else back.loop
         used = {"T", *self.constants}
-        locals_ = {text: unique(text if text.isidentifier() else "kept", used) for text in kept}
+        locals_ = {text: unique(_word(text), used) for text in kept}
         taken = {*_OTHERS, *used, *_kernel_names(loop)}
         names, arrived = {}, {}
         count, leaf = len(back.arrived), d.y_structure.kind is trees.LEAF
         for i, v in zip(back.arrived, loop.xs[:count]):
-            arrived[i] = "d_ys" if leaf else unique("d_y" if d.traced.n_ys == 1 else f"d_y{i - n}", taken)
+            arrived[i] = "d_ys" if leaf else unique("d_y" if d.traced.n_ys == 1 else f"d_y{i - n + 1}", taken)
             names[v] = Stack(arrived[i])
         for v, (kind, where) in zip([*loop.xs[count:], *loop.consts], back.reads):
             text, shift = reads[kind, where]
@@ -129,7 +133,8 @@ class Module:
         carried = list(range(total)) if carried is None else carried
         if self.optimized:
             fast = loop.faster()
-            words = [unique(p, taken) for p in places]
+            self.d._describe(fast)
+            words = [unique(f"{p}{'_T' if loop.reverse else '0'}", taken) for p in places]
             self.unpack(structure, _spread(words, carried, total), state)
             same = dict(zip(loop.body.inputs, fast.body.inputs))
             names = {same[v]: name for v, name in names.items()} | dict(zip(fast.states, words))
@@ -220,6 +225,12 @@ def _kernel_names(loop):
 
 def _free(word, taken):
     return unique(word, set(taken))
+
+
+def _word(text):
+    """A name for what a text stands for: of T + 1 stacked states the first T are those before a step."""
+    name = re.match(r"[A-Za-z_]\w*", text)
+    return f"{name[0]}{'_before' * text.endswith('[:-1]')}" if name else "kept"
 
 
 def _spread(words, places, count):

@@ -26,8 +26,11 @@ def tidied(loop):
     return Loop(Program(loop.body.inputs, calls, outputs), loop.n_states, loop.n_xs, loop.n_ys, loop.reverse), place
 
 
-def straightened(calls):
-    """(the calls without detours, a function from an old value to the one that takes its place)."""
+def straightened(calls, join=False):
+    """(the calls without detours, a function from an old value to the one that takes its place).
+
+    `join`: parts that were placed side by side and added become one concatenation.
+    """
     swap, makers, seen, out = {}, {}, {}, []
 
     def place(value):
@@ -45,7 +48,7 @@ def straightened(calls):
 
     def emit(call):
         call = Call(call.op, tuple(map(place, call.args)), call.statics, call.outs)
-        *before, last = _shorter(call, makers)
+        *before, last = _joined(call, makers) if join and call.op is registry["add"] else _shorter(call, makers)
         for new in before:
             emit(new)
         if last is call:
@@ -62,7 +65,11 @@ def straightened(calls):
 
 def _shorter(call, makers):
     """The calls, or the value, that take the place of a call."""
-    if not ours(call.op) or len(call.outs) != 1 or not call.args or not isinstance(call.args[0], Value):
+    if not ours(call.op) or len(call.outs) != 1 or not call.args:
+        return [call]
+    if call.op.name in ("add", "subtract") and (rest := _with_nothing_added(call)) is not None:
+        return [rest]
+    if not isinstance(call.args[0], Value):
         return [call]
     (out,), name, x = call.outs, call.op.name, call.args[0]
     made = makers.get(x)
@@ -101,7 +108,7 @@ def _shorter(call, makers):
             statics = {k: made.statics.get(k, default) for k, default in registry["mean"].defaults.items()}
             return [Call(registry["mean"], made.args, statics, call.outs)]
     if name in _LINEAR and _negated(x, makers) is not None:
-        inner = Value(out.shape, out.dtype)
+        inner = Value(out.shape, out.dtype, f"minus_{out.name}" if out.name else "")
         return [Call(call.op, (_negated(x, makers), *call.args[1:]), call.statics, (inner,)), Call(registry["negative"], (inner,), {}, call.outs)]
     over_time = name == "sum" and call.statics["axis"] == 0 and not call.statics["keepdims"]
     if over_time and made is not None and made.op.name == "sum" and made.statics["keepdims"]:
@@ -133,12 +140,39 @@ def _shorter(call, makers):
         if name == "add" and x_ is not None:
             return [Call(registry["subtract"], (y, x_), {}, call.outs)]
         if name in ("multiply", "matmul") and (x_ is not None or y_ is not None):
-            product = Value(out.shape, out.dtype)
+            product = Value(out.shape, out.dtype, f"minus_{out.name}" if out.name else "")
             inner = Call(call.op, (x if x_ is None else x_, y if y_ is None else y_), call.statics, (product,))
             if x_ is not None and y_ is not None:
                 return [Call(call.op, inner.args, call.statics, call.outs)]
             return [inner, Call(registry["negative"], (product,), {}, call.outs)]
     return [call]
+
+
+def _joined(call, makers):
+    """A concatenation for a sum of parts that fill an axis, each placed among zeros."""
+    (out,), parts, pending = call.outs, {}, [*call.args]
+    while pending:
+        part = pending.pop()
+        made = makers.get(part) if isinstance(part, Value) else None
+        if made is not None and made.op is registry["add"]:
+            pending += made.args
+        elif made is not None and made.op is registry["scatter_add"] and len(made.args) == 1:
+            place = [(axis, one.indices(n)) for axis, (one, n) in enumerate(zip(made.statics["index"], out.shape))
+                     if isinstance(one, slice) and one.indices(n) != (0, n, 1)]
+            if len(place) != 1 or place[0] in parts or not all(isinstance(one, slice) for one in made.statics["index"]):
+                return _shorter(call, makers)
+            parts[place[0]] = made.args[0]
+        else:
+            return _shorter(call, makers)
+    places = sorted(parts)
+    axis, last = places[0][0], 0
+    for one, (start, stop, step) in places:
+        if (one, start, step) != (axis, last, 1):
+            return _shorter(call, makers)
+        last = stop
+    if last != out.shape[axis]:
+        return _shorter(call, makers)
+    return [Call(registry["concatenate"], tuple(parts[place] for place in places), {"axis": axis}, call.outs)]
 
 
 def without_axis(value, makers):
@@ -173,14 +207,22 @@ def _narrow(arg, other, out, makers):
     return made.args[0] if np.broadcast_shapes(made.args[0].shape, other.shape) == out.shape else arg
 
 
+def _with_nothing_added(call):
+    """x for x + 0, 0 + x and x − 0."""
+    x, *others = call.args if isinstance(call.args[0], Value) or call.op.name == "subtract" else call.args[::-1]
+    nothing = all(type(other) in (int, float) and other == 0 for other in others)
+    return x if nothing and isinstance(x, Value) and (x.shape, x.dtype) == (call.outs[0].shape, call.outs[0].dtype) else None
+
+
 def _twice(a, b, makers):
     """(rest, part) of a sum in which a part stands twice: rest + part + part; rest may be None."""
     if a is b and isinstance(a, Value):
         return None, a
     for x, y in ((a, b), (b, a)):
         made = makers.get(x) if isinstance(x, Value) else None
-        if made is not None and made.op is registry["add"] and isinstance(y, Value) and y in made.args and y.shape == made.outs[0].shape:
-            return made.args[1 - made.args.index(y)], y
+        at = [a is y for a in made.args] if made is not None and made.op is registry["add"] else []
+        if isinstance(y, Value) and True in at and y.shape == made.outs[0].shape:
+            return made.args[1 - at.index(True)], y
     return None
 
 
@@ -206,7 +248,7 @@ def described(call, readers, makers, several=False):
     """A name for a result: what it is made of, or what it is for; z_r for one of `several` that are squashed."""
     name = call.op.name.strip("_")
     words = [_word(a, makers) for a in call.args if isinstance(a, Value)]
-    if name in ("add", "subtract") and readers and all(r.op.name in SQUASHES for r in readers):
+    if name in ("add", "subtract", "matmul", "multiply") and readers and all(r.op.name in SQUASHES for r in readers):
         if readers[0].op.name != "split_":
             return f"z_{readers[0].outs[0].name}" if readers[0].outs[0].name and several else "z"
         parts = [v.name for v in readers[0].outs]
@@ -217,8 +259,18 @@ def described(call, readers, makers, several=False):
         return "centered"
     if name == "sqrt":
         return "deviation"
-    if name == "divide" and words[-1].startswith("deviation"):
+    if name == "mean" and inner is not None and (inner.op.name == "power" or len(inner.args) == 2 and inner.args[0] is inner.args[1]):
+        return "mean_square"
+    if name == "add" and inner is None and readers and all(r.op.name == "sqrt" for r in readers):
+        return "variance"
+    if name == "divide" and words[0].startswith("centered") and words[-1].startswith("deviation"):
         return "normed"
+    if len(words) == 2 and call.args[0] is call.args[-1] and name == "multiply" or len(words) == 1 and name == "power" and call.args[1] == 2:
+        return f"{words[0]}_squared" if words[0] else "squared"
+    if len(words) == 1 and words[0] and name == "multiply":
+        return f"{words[0]}_scaled"
+    if len(words) == 1 and words[0] and name == "subtract" and np.ndim(call.args[0]) == 0 and call.args[0] == 1:
+        return f"one_minus_{words[0]}"
     if len(words) == 2 and len(call.args) == 2 and all(words):
         a, b = words
         short = max(len(a), len(b)) <= 2
@@ -226,10 +278,19 @@ def described(call, readers, makers, several=False):
                 "add": _common(a, b) or f"{a}_plus_{b}", "subtract": f"{a}_minus_{b}", "divide": f"{a}_over_{b}"}.get(name, "")
         if word and len(word) <= _LONG:
             return word
-    if len(words) == 1 and words[0] and len(name) + len(words[0]) < _LONG and name not in ("power", "getitem", "add", "subtract", "multiply"):
+    if len(words) == 1 and words[0] and len(name) + len(words[0]) < _LONG and name not in _PLAIN:
         return f"{words[0]}_T" if name == "transpose" else f"{name}_{words[0]}"
-    return {"multiply": "product", "add": "total", "subtract": "difference", "matmul": "product", "power": "squared", "negative": "minus",
-            "getitem": "part", "divide": "quotient", "scatter_add": "placed"}.get(name, name)
+    return _PLAIN.get(name, name)
+
+
+_PLAIN = {"multiply": "product", "add": "total", "subtract": "difference", "matmul": "product", "power": "squared", "negative": "minus",
+          "getitem": "part", "divide": "quotient", "scatter_add": "placed"}  # what says least
+
+
+def telling(value):
+    """Whether a value's name says more than which op made it."""
+    words = [word.rstrip("0123456789") for word in value.name.removeprefix("minus_").split("_")]
+    return not any(word in {"", *_PLAIN.values()} for word in words)
 
 
 def _word(value, makers):
