@@ -2,7 +2,7 @@
 
 Knows how to trace a cell for reading: with the author's names where there are some and descriptions where there are none,
 without the detours that rules take (a transpose of a transpose, a product with itself). Refuses to derive anything: the
-loops are those of `derive`. Below it: scan, derive, names, tidy.
+loops are those of `derive`. Below it: scan, derive, names, tidy, words.
 """
 
 import numpy as np
@@ -16,7 +16,8 @@ from ..program import Call, Program, Value
 from ..scan import Trace, _prepared, _steps
 from ..tensor import Tensor
 from .names import LocalNames, arguments, closed_over, state_names
-from .tidy import SQUASHES, described, tidied
+from .tidy import tidied
+from .words import SQUASHES, described
 
 _SPELLED = 1000  # elements up to which an array that nobody named stands in the text
 

@@ -2,7 +2,7 @@
 
 Knows which results get a line of their own (those that the author named, that are kept, or that are read twice) and which
 are written into the expression that reads them. Refuses to decide what leaves the loop: `Schedule` does, in the form that
-moves matrix products alone. Below it: loops, spelling, tidy.
+moves matrix products alone. Below it: loops, spelling, tidy, words.
 """
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from ..loops import Schedule
 from ..program import Value
 from ..spelling import ATOM, Steps, spell
-from .tidy import described, straightened, telling
+from .tidy import straightened
+from .words import described, telling
 
 WIDTH = 100  # characters of an expression; a longer one is cut in two
 _VIEWS = {"transpose", "reshape", "getitem", "identity", "stop_gradient", "swapaxes"}
