@@ -396,6 +396,12 @@ LSTM(3, 4, num_layers=2, bias=False, proj_size=2, dropout=0.2): 160 parameters
   weight_ih_l1  (16, 2)
   weight_hh_l1  (16, 2)
   weight_hr_l1  (2, 4)"""
+    assert repr(tg.nn.Sequential(tg.nn.Linear(3, 2), tg.tanh)) == """\
+Sequential(): 8 parameters
+  0: Linear(3, 2): 8 parameters
+    weight  (2, 3)
+    bias    (2,)
+  1: tanh"""
     assert repr(tg.nn.Recurrent([tg.nn.RNNCell(1, 1, nonlinearity="relu")], zoneout=0.1)) == """\
 Recurrent(zoneout=0.1): 4 parameters
   cells.0: RNNCell(1, 1, nonlinearity='relu'): 4 parameters

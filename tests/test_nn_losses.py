@@ -181,7 +181,21 @@ Linear(x): x has 4 columns, this layer was made for 3
 Make the layer with size 4, or feed it 3 columns."""
     assert text(tg.errors.DtypeError, lambda: tg.nn.Linear(3, 2, dtype=np.float32)(np.zeros((2, 3)))).startswith(
         "Linear(x): x is float64, this layer computes in float32")
-    for make in (lambda: tg.nn.Linear(0, 2), lambda: tg.nn.Linear(2, True), lambda: tg.nn.LayerNorm(0), lambda: tg.nn.Dropout(1.5),
+    plain = tg.nn.LayerNorm((4,), elementwise_affine=False)
+    assert not plain.state_dict() and np.array_equal(plain(x), norm(x).numpy()) and plain(x.astype(np.float32)).dtype == np.float32
+    assert text(tg.errors.ShapeError, lambda: plain(np.zeros((2, 3)))).startswith("LayerNorm(x): x has 3 columns, this layer was made for 4")
+    assert text(tg.errors.DtypeError, lambda: layer(np.zeros((2, 3), int))).endswith("Pass x.astype(np.float64).")
+    assert text(tg.errors.DomainError, lambda: tg.nn.Embedding(3, 2, padding_idx=3)) == """\
+Embedding(…): padding_idx is not a row
+  padding_idx     3
+  num_embeddings  3
+Pass padding_idx from 0 to 2, or None."""
+    assert text(tg.errors.ArgumentError, lambda: tg.nn.Sequential(layer, [norm])) == """\
+Sequential(*layers): layer 1 cannot be called
+  layers[1]  list
+Pass the layers one by one: Sequential(*layers) for a list."""
+    for make in (lambda: tg.nn.LayerNorm((2, 3)), lambda: tg.nn.Linear(0, 2), lambda: tg.nn.Linear(2, True),
+                 lambda: tg.nn.LayerNorm(0), lambda: tg.nn.Dropout(1.5),
                  lambda: tg.nn.Embedding(3, 0)):
         with pytest.raises(tg.errors.DomainError):
             make()
@@ -262,3 +276,6 @@ def test_orthogonal(shape):
     assert tg.nn.init.orthogonal(0, shape, dtype=np.float32).dtype == np.float32
     with pytest.raises(tg.errors.ShapeError, match="at least two axes"):
         tg.nn.init.orthogonal(0, (3,))
+    with pytest.raises(tg.errors.ShapeError, match="the rows are not whole gates"):
+        tg.nn.init.gates(tg.nn.init.orthogonal, 0, (13, 3), 4)
+    assert tg.nn.init.glorot_uniform(0, (0, 3)).shape == (0, 3) and tg.nn.init.he_normal(0, (3, 0)).shape == (3, 0)

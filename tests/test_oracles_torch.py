@@ -217,7 +217,8 @@ def test_losses_of_classes(torch, reduction, shape, scale):
 def test_dense_layers(torch):
     rng = np.random.default_rng(0)
     for ours, theirs, x in ((tg.nn.Linear(3, 2), torch.nn.Linear(3, 2), rng.normal(size=(4, 5, 3))),
-                            (tg.nn.LayerNorm(3, bias=True), torch.nn.LayerNorm(3), rng.normal(size=(4, 3)))):
+                            (tg.nn.LayerNorm(3, bias=True), torch.nn.LayerNorm(3), rng.normal(size=(4, 3))),
+                            (tg.nn.LayerNorm((3,), 0.1, False), torch.nn.LayerNorm((3,), 0.1, False), rng.normal(size=(4, 3)))):
         theirs = theirs.double()
         ours.load_state_dict({name: values + 0.1 for name, values in arrays(theirs).items()})
         theirs.load_state_dict({name: torch.tensor(values) for name, values in ours.state_dict().items()})

@@ -146,8 +146,9 @@ class _Graph:
         if isinstance(layer, Embedding):
             return self.add("Gather", self.weight(layer.weight.numpy()), x)
         if isinstance(layer, LayerNorm):
+            weight = np.ones(layer.size) if layer.weight is None else layer.weight.numpy()
             bias = [] if layer.bias is None else [self.weight(layer.bias.numpy())]
-            return self.add("LayerNormalization", x, self.weight(layer.weight.numpy()), *bias, epsilon=layer.eps)
+            return self.add("LayerNormalization", x, self.weight(weight), *bias, epsilon=layer.eps)
         if layer in FUNCTIONS:
             return self.add(FUNCTIONS[layer], x)
         raise _cannot(model, f"there is no operator for {getattr(layer, '__name__', type(layer).__name__)}")

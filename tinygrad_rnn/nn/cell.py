@@ -135,10 +135,10 @@ def fits(x, weight):
 
 def wrong_dtype(who, part, value, name, weight):
     """The error for an array of another dtype than the layer's."""
+    other = f", or make the layer with dtype=np.{value.dtype}" if value.dtype.kind == "f" else ""
     return DtypeError(message(who, f"{part} is {value.dtype}, this layer computes in {weight.dtype}",
-                              {part: f"{value.shape} {value.dtype}",
-                      name: f"{weight.shape} {weight.dtype}"},
-                              f"Pass {part}.astype(np.{weight.dtype}), or make the layer with dtype=np.{value.dtype}."))
+                              {part: f"{value.shape} {value.dtype}", name: f"{weight.shape} {weight.dtype}"},
+                              f"Pass {part}.astype(np.{weight.dtype}){other}."))
 
 
 def columns(x):

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from .. import ops
-from ..errors import DtypeError, IndexingError, ShapeError, TraceError, message
+from ..errors import ArgumentError, DomainError, DtypeError, IndexingError, ShapeError, TraceError, message
 from ..tensor import Tensor, mode, tensor
 from . import init
 from .cell import columns, fits, wrong_dtype
@@ -19,13 +19,13 @@ from .module import Module, check_probability, check_sizes
 
 
 def _checked(who, x, size, name, weight):
-    """x as an array whose last axis and dtype are those of the weight."""
+    """x as an array whose last axis and dtype are those of the weight, if there is one."""
     x = x if isinstance(x, (Tensor, np.ndarray)) else np.asarray(x)
     if x.shape[-1:] != (size,):
         raise ShapeError(message(who, f"x has {columns(x)} columns, this layer was made for {size}",
-                                 {"x": x.shape, name: weight.shape},
+                                 {"x": x.shape, name: None if weight is None else weight.shape},
                                  f"Make the layer with size {columns(x)}, or feed it {size} columns."))
-    if not fits(x, weight):
+    if weight is not None and not fits(x, weight):
         raise wrong_dtype(who, "x", x, name, weight)
     return x
 
@@ -58,11 +58,12 @@ class Linear(Module):
 class Embedding(Module):
     """A row of the weight for each integer.
 
-    `padding_idx` names a row that starts at zero and gets no gradient.
+    `padding_idx` names a row that starts at zero and gets no gradient; −1 is the last.
 
     Shapes: x integers of any shape (…), y (…, D); weight (N, D), normal with deviation 1 at the start, as in PyTorch.
 
-    Raises: DtypeError for an x that is not of integers, IndexingError for one outside 0 … N − 1 (negative ones too).
+    Raises: DomainError for sizes below 1 or a `padding_idx` that is no row; DtypeError for an x that is not of integers,
+    IndexingError for one outside 0 … N − 1 (negative ones too).
 
     Gradient: rows that are looked up twice get both.
 
@@ -77,6 +78,10 @@ class Embedding(Module):
         check_sizes("Embedding(num_embeddings, embedding_dim)", num_embeddings=num_embeddings,
                     embedding_dim=embedding_dim)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise DomainError(message("Embedding(…)", "padding_idx is not a row",
+                                      {"padding_idx": padding_idx, "num_embeddings": num_embeddings},
+                                      f"Pass padding_idx from 0 to {num_embeddings - 1}, or None."))
         values = init.normal(rng, (num_embeddings, embedding_dim), 1.0, dtype)
         self.padding_idx = None if padding_idx is None else range(num_embeddings)[padding_idx]
         if padding_idx is not None:
@@ -102,7 +107,10 @@ class Embedding(Module):
 class LayerNorm(Module):
     """Normalisation over the last axis, with a scale and a shift; see `functional.layer_norm`.
 
-    Shapes: x and y (…, n); weight, ones at the start, and bias, zeros, (n,).
+    `elementwise_affine=False` leaves out both, `bias=False` the shift.
+
+    Shapes: x and y (…, n), n = normalized_shape, which may be written (n,); weight, ones at the start, and bias, zeros,
+    (n,).
 
     Raises: DomainError for a size below 1, ShapeError and DtypeError for an x that does not fit.
 
@@ -113,11 +121,13 @@ class LayerNorm(Module):
 
     shown = ("size", "eps=1e-05")
 
-    def __init__(self, normalized_shape, eps=1e-5, bias=True, *, dtype=np.float64):
-        check_sizes("LayerNorm(normalized_shape)", normalized_shape=normalized_shape)
-        self.size, self.eps = normalized_shape, eps
-        self.weight = tensor(np.ones(normalized_shape, dtype), requires_grad=True)
-        self.bias = tensor(np.zeros(normalized_shape, dtype), requires_grad=True) if bias else None
+    def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, *, dtype=np.float64):
+        size = normalized_shape
+        size = size[0] if isinstance(size, (tuple, list)) and len(size) == 1 else size
+        check_sizes("LayerNorm(normalized_shape)", normalized_shape=size)
+        self.size, self.eps = size, eps
+        self.weight = tensor(np.ones(size, dtype), requires_grad=True) if elementwise_affine else None
+        self.bias = tensor(np.zeros(size, dtype), requires_grad=True) if elementwise_affine and bias else None
 
     def __call__(self, x):
         x = _checked("LayerNorm(x)", x, self.size, "weight", self.weight)
@@ -166,6 +176,8 @@ class Sequential(Module):
 
     A recurrent layer returns (output, state); make it with `return_state=False` to hand on the output alone.
 
+    Raises: ArgumentError for a layer that cannot be called.
+
     Example:
         >>> model = tg.nn.Sequential(tg.nn.Linear(3, 4, rng=0), tg.tanh, tg.nn.Linear(4, 2, rng=1))
         >>> model(np.ones((5, 3))).shape, list(model.state_dict())
@@ -173,12 +185,20 @@ class Sequential(Module):
     """
 
     def __init__(self, *layers):
+        for i, layer in enumerate(layers):
+            if not callable(layer):
+                raise ArgumentError(message("Sequential(*layers)", f"layer {i} cannot be called",
+                                            {f"layers[{i}]": type(layer).__name__},
+                                            "Pass the layers one by one: Sequential(*layers) for a list."))
         self.layers = layers
 
     def __call__(self, x):
         for layer in self.layers:
             x = layer(x)
         return x
+
+    def _members(self):
+        return enumerate(self.layers)
 
     def __getitem__(self, i):
         return self.layers[i]

@@ -60,7 +60,7 @@ def _fans(who, shape):
         raise ShapeError(message(who, "a weight has at least two axes, (outputs, inputs)", {"shape": shape},
                                  "Use uniform or normal for a vector."))
     rest = math.prod(shape[2:])
-    return shape[1] * rest, shape[0] * rest
+    return max(shape[1] * rest, 1), max(shape[0] * rest, 1)  # an empty weight needs no bound, and must not divide by 0
 
 
 def glorot_uniform(rng, shape, gain=1.0, dtype=np.float64):
@@ -146,10 +146,15 @@ def gates(initialiser, rng, shape, count, **options):
 
     An orthogonal matrix of shape (4H, H) is not four orthogonal ones.
 
+    Raises: ShapeError when the rows do not divide into `count` gates.
+
     Example:
         >>> W = tg.nn.init.gates(tg.nn.init.orthogonal, 0, (12, 3), 4)
         >>> bool(np.allclose(W[:3] @ W[:3].T, np.eye(3)))
         True
     """
+    if shape[0] % count:
+        raise ShapeError(message("gates(initialiser, rng, shape, count)", "the rows are not whole gates",
+                                 {"shape": shape, "count": count}, "Pass shape (count · H, …)."))
     rng = generator(rng)
     return np.concatenate([initialiser(rng, (shape[0] // count, *shape[1:]), **options) for _ in range(count)])

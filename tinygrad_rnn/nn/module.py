@@ -169,12 +169,15 @@ class Module:
         count = sum(p.size for p in self.parameters())
         plural = "" if count == 1 else "s"
         lines = [f"{type(self).__name__}({', '.join(self._settings())}): {count:,} parameter{plural}"]
-        rows = [row for name, child in self.tree_children().items() for row in _rows(name, child)]
+        rows = [row for name, child in self._members() for row in _rows(name, child)]
         width = max((len(name) for name, text in rows if text.startswith("(")), default=0)
         for name, text in rows:
             is_shape = text.startswith("(")
             lines.append(f"  {name:<{width}}  {text}" if is_shape else f"  {name}: " + text.replace("\n", "\n  "))
         return "\n".join(lines)
+
+    def _members(self):
+        return self.tree_children().items()
 
     def _settings(self):
         for name, _, default in (entry.partition("=") for entry in self.shown):
@@ -194,11 +197,13 @@ def _modules_in(value):
 
 
 def _rows(name, child):
-    """Lines of a repr: a Tensor's shape, a module's own repr, and those of the members of a container."""
+    """Lines of a repr: a Tensor's shape, a module's own repr, a function's name, and those of the members of a container."""
     if isinstance(child, (list, tuple, dict)):
         pairs = child.items() if isinstance(child, dict) else enumerate(child)
         return [row for key, member in pairs for row in _rows(f"{name}.{key}", member)]
-    return [(name, repr(child) if isinstance(child, Module) else str(np.shape(child)))]
+    if isinstance(child, Module) or not callable(child):
+        return [(name, repr(child) if isinstance(child, Module) else str(np.shape(child)))]
+    return [(name, getattr(child, "__name__", type(child).__name__))]
 
 
 def check_sizes(who, **sizes):
