@@ -14,6 +14,7 @@ products over time is one product over all T·B rows.
 """
 
 from .emit import Source
+from .means import without_means
 from .rewrite import rewritten
 from .schedule import Schedule
 
@@ -57,6 +58,7 @@ class Loop:
 
     def faster(self):
         """The same loop with a body that makes fewer calls."""
-        loop = Loop(rewritten(self.body, self.states, self.consts), self.n_states, self.n_xs, self.n_ys, self.reverse)
+        body = without_means(self.body, self.consts)
+        loop = Loop(rewritten(body, self.states, self.consts), self.n_states, self.n_xs, self.n_ys, self.reverse)
         loop.augmented = self.augmented
         return loop

@@ -23,7 +23,7 @@ class Schedule:
         self.once, self.before, self.inside, self.after = [], [], [], []
         self.summing = set()  # those of `after` that sum over time
         self.stacked, self.stored = {}, []
-        self._maker, self._lifts = {}, {}
+        self._maker, self._lifts, self._sums = {}, {}, {}
         self._sort()
         self.outputs = [self._output(v) for v in loop.ys]
         self.sums = [self._named_sum(v) for v in loop.addends]
@@ -130,9 +130,17 @@ class Schedule:
     # ---- sums over time -----------------------------------------------------------------------------------------
 
     def _named_sum(self, value):
-        made = self._summed(value)
+        made = self._sum(value)
         made.name = made.name or getattr(value, "name", "")
         return made
+
+    def _sum(self, value):
+        """As `_summed`; what is asked for twice is made once."""
+        if not isinstance(value, Value):
+            return self._summed(value)
+        if value not in self._sums:
+            self._sums[value] = self._summed(value)
+        return self._sums[value]
 
     def _summed(self, value):
         """The value that holds Σ_t value_t; products and sums take the sum over time inside."""
@@ -141,17 +149,17 @@ class Schedule:
         call = self._maker.get(value)
         if call is not None and value not in self.recurrent:
             if call.op.name in ("reshape", "transpose", "negative", "scatter_add") and len(call.args) == 1:
-                inner = self._summed(call.args[0])
+                inner = self._sum(call.args[0])
                 return self._traced(lambda v: call.op(v, **call.statics), [inner], [False])
             if call.op.name in ("multiply", "divide"):  # a factor that never changes stands before the sum
                 a, b = call.args
                 varies = [isinstance(x, Value) and x in self.varying for x in (a, b)]
                 if varies == [True, False] and a.shape == value.shape:
-                    return self._traced(lambda a, b: call.op(a, b), [self._summed(a), b], [False, False])
+                    return self._traced(lambda a, b: call.op(a, b), [self._sum(a), b], [False, False])
                 if varies == [False, True] and b.shape == value.shape and call.op.name == "multiply":
-                    return self._traced(lambda a, b: call.op(a, b), [a, self._summed(b)], [False, False])
-            if call.op.name in ("add", "subtract") and all(isinstance(a, Value) and a.shape == value.shape for a in call.args):
-                a, b = (self._summed(arg) for arg in call.args)
+                    return self._traced(lambda a, b: call.op(a, b), [a, self._sum(b)], [False, False])
+            if call.op.name in ("add", "subtract") and all(isinstance(a, Value) for a in call.args) and any(a.shape == value.shape for a in call.args):
+                a, b = (self._sum(arg) for arg in call.args)
                 return self._traced(lambda a, b: call.op(a, b), [a, b], [False, False])
             if call.op.name == "matmul" and all(
                     isinstance(a, Value) and len(a.shape) == 2 and a in self.varying for a in call.args):
@@ -160,6 +168,9 @@ class Schedule:
                 a, b = (self.stack(arg) for arg in call.args)
                 m, n = value.shape
                 return self._traced(lambda a, b: np.matmul(np.transpose(a, (1, 0, 2)).reshape((m, -1)), b.reshape((-1, n))), [a, b], [True, True])
+            if call.op.name == "matmul" and not self.readable and all(np.ndim(a) == 2 if not isinstance(a, Value) else len(a.shape) == 2
+                    for a in call.args) and [isinstance(a, Value) and a in self.varying for a in call.args] == [True, False]:
+                return self._traced(lambda a, b: np.matmul(a, b), [self._sum(call.args[0]), call.args[1]], [False, False])
             if call.op.name == "sum" and not call.statics["keepdims"]:
                 x = call.args[0]
                 axes = call.statics["axis"]
