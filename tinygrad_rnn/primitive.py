@@ -422,6 +422,6 @@ def _method(function, name, reflected):
     def method(self, *args, **options):
         return function(self, *args, **options)
 
-    call = operator if isinstance(function, Primitive) and function.exact == 2 else method
+    call = operator if isinstance(function, Primitive) and function.exact == 2 and not function.defaults else method
     call.__name__, call.__doc__ = name, function.__doc__
     return call

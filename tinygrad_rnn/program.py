@@ -11,6 +11,7 @@ is used, and is an input of the program, never a part of it: a program does not 
 """
 
 import math
+from sys import getrefcount
 
 import numpy as np
 
@@ -216,42 +217,56 @@ class Departed(BaseException):
 class Follower:
     """A recorder for a function that was traced before: it checks that the calls are the known ones, and computes nothing.
 
-    `steps` and `closing` are the `key` and the shapes of what was closed over in the known trace, `samples` what its
-    calls returned. Since nobody may look at a traced value, only its shape and dtype matter.
+    `inputs` and `results` are the Values of the known trace, `steps` and `closing` its `key` and what it closed over.
+    Nobody may look at a traced value, so the Tensors that stand for them are made once, and serve in the next run too,
+    unless somebody has kept one: that one must stay known as a value of a trace that is over.
     """
 
     tracing = True
 
-    def __init__(self, name, literals, steps, closing, samples):
+    def __init__(self, name, literals, inputs, steps, closing, results):
         self.name, self.literals, self.mark = name, literals, Mark(name)
-        self.steps, self.closing, self.samples, self.at = steps, closing, samples, 0
-        self.closed, self._numbers, self._seen, self._alive = [], {}, {}, []  # _seen: id of an array -> its number
+        self.steps, self.closing, self._numbered = steps, closing, {}  # _numbered: id of an array -> its number
+        self.inputs = [self._stand_in(value) for value in inputs]
+        self.results = [self._stand_in(outs[0]) if len(outs) == 1 else tuple(map(self._stand_in, outs)) for outs in results]
+        self._given = [*self.inputs, *self.results, *(tensor for y in self.results if type(y) is tuple for tensor in y)]
+        self._holders = self._counted()
 
-    def input(self, array):
-        """A Tensor that stands for an input, or for the result of a call."""
-        array = array.view()
-        self._seen[id(array)] = len(self._alive)
-        self._alive.append(array)
-        tensor = Tensor(array)
+    def _stand_in(self, value):
+        tensor = Tensor(value.like_ones())
         tensor._trace = self.mark
+        self._numbered[id(tensor._array)] = value.number
         return tensor
+
+    def _counted(self):
+        return [getrefcount(one) for one in self._given]
+
+    def kept(self):
+        """Whether somebody still holds what was given out in the last run."""
+        return self._counted() != self._holders
+
+    def __enter__(self):
+        self.mark.live, self.at, self.closed, self._seen, self._numbers = True, 0, [], self._numbered.copy(), {}
+        return self
+
+    def __exit__(self, *_):
+        self.mark.live = False
+        del self.closed, self._seen, self._numbers  # the user's arrays
 
     def holds(self, array):
         """Whether the array exists only inside this trace."""
-        number = self._seen.get(id(array))
-        return number is not None and number not in [n for n, _, _ in self.closing]
+        return id(array) in self._numbered
 
     def number(self, obj, array):
         """The number of a value; what was never seen is closed over, and must look as it did in the known trace."""
         found = self._seen.get(id(array))
         if found is None:
-            found, n = len(self._alive), len(self.closed)
-            if n == len(self.closing) or self.closing[n] != (found, array.shape, array.dtype) or (
+            n = len(self.closed)
+            if n == len(self.closing) or self.closing[n][1:] != (array.shape, array.dtype) or (
                     getattr(obj, "_trace", None) is not None and not obj._trace.live):
                 raise Departed
-            self._seen[id(array)] = found
+            found = self._seen[id(array)] = self.closing[n][0]
             self.closed.append(obj)
-            self._alive.append(array)
         return found
 
     def _of_number(self, number, args):
@@ -262,7 +277,7 @@ class Follower:
         return self.number(array, array)
 
     def record(self, op, args, statics):
-        """Check the call, and answer with an array of the known shape."""
+        """Check the call, and answer with what stands for its result."""
         at = self.at
         if at == len(self.steps) or mode.get().grad:
             raise Departed
@@ -284,8 +299,7 @@ class Follower:
         if tuple(refs) != self.steps[at]:
             raise Departed
         self.at = at + 1
-        samples = self.samples[at]
-        return self.input(samples[0]) if len(samples) == 1 else tuple([self.input(sample) for sample in samples])
+        return self.results[at]
 
 
 def _dtype_among(args):

@@ -235,30 +235,35 @@ class Known:
 
     def __init__(self, trace):
         tracer = trace.tracer
-        self.loop, self.y_structure, self.steps, self.literals = trace.loop(), trace.y_structure, tracer.key, tracer.literals
-        self.n_states = len(trace.states)
-        self.closing = [(v.number, v.shape, v.dtype) for v, _ in tracer.closed]
+        self.loop, self.y_structure, self.n_states = trace.loop(), trace.y_structure, len(trace.states)
         self.outs = [v.number for v in (*trace.states, *trace.ys)]
-        self.samples = [tuple([v.like_ones() for v in call.outs]) for call in tracer.calls]
-        self.inputs = [v.like_ones() for v in trace.values]
+        closing = [(v.number, v.shape, v.dtype) for v, _ in tracer.closed]
+        self.description = tracer.literals, trace.values, tracer.key, closing, [call.outs for call in tracer.calls]
+        self.idle = []  # followers that wait for another run
 
     def followed(self, cell, structure, xs_structure):
         """What the cell closes over, if it does what it did before; None if it departs from that."""
-        follower = Follower(_name(cell), self.literals, self.steps, self.closing, self.samples)
-        tensors, n = [follower.input(array) for array in self.inputs], self.n_states
         try:
-            with switched(grad=False, recorder=follower):
+            follower = self.idle.pop()
+            fit = not follower.kept()
+        except IndexError:
+            fit = False
+        if not fit:
+            follower = Follower(_name(cell), *self.description)
+        tensors, n = follower.inputs, self.n_states
+        try:
+            with follower, switched(grad=False, recorder=follower):
                 result = cell(trees.unflatten(structure, tensors[:n]), trees.unflatten(xs_structure, tensors[n:]))
-            new, y = result if type(result) is tuple and len(result) == 2 else (None, None)
-            after, (ys, y_structure) = trees.flatten_like(new, structure), trees.flatten(y)
-            if after is None or follower.at < len(self.steps) or y_structure != self.y_structure:
-                return None
-            outs = [follower.number(out, out._array if type(out) is Tensor else np.asarray(out)) for out in (*after, *ys)]
-            return follower.closed if outs == self.outs and len(follower.closed) == len(self.closing) else None
+                new, y = result if type(result) is tuple and len(result) == 2 else (None, None)
+                after, (ys, y_structure) = trees.flatten_like(new, structure), trees.flatten(y)
+                if after is None or follower.at < len(follower.steps) or y_structure != self.y_structure:
+                    return None
+                outs = [follower.number(out, out._array if type(out) is Tensor else np.asarray(out)) for out in (*after, *ys)]
+                return follower.closed if outs == self.outs and len(follower.closed) == len(follower.closing) else None
         except Departed:
             return None
         finally:
-            follower.mark.live = False
+            self.idle.append(follower)
 
 
 class Trace:
