@@ -324,9 +324,10 @@ def test_parts_of_a_weight_fill_it_or_overlap(optimized):
     """Gradients of slices: side by side they are one concatenation; where two are of one slice, they are added."""
     p = {"W": rng.normal(size=(6, 4))}
     beside = lambda p: lambda h, x: (lambda h: (h, h))(tg.tanh(x @ p["W"][:2] + h @ p["W"][2:]))
-    twice = lambda p: lambda h, x: (lambda h: (h, h))(tg.tanh(x @ p["W"][:2] + (h @ p["W"][2:]) * (x @ p["W"][:2])))
-    gap = lambda p: lambda h, x: (lambda h: (h, h))(tg.tanh(x @ p["W"][1:3] + h[:, 1:] @ p["W"][3:] + x[:, :1] @ p["W"][:1]))
-    for run in (beside, twice, gap):
+    twice = lambda p: lambda h, x: (lambda h: (h, h))(tg.tanh(h @ p["W"][2:] + (x @ p["W"][:2]) * (tg.sin(x) @ p["W"][:2])))
+    first = lambda p: lambda h, x: (lambda h: (h, h))(tg.tanh(x @ p["W"][1:3] + h[:, 1:] @ p["W"][3:]))
+    last = lambda p: lambda h, x: (lambda h: (h, h))(tg.tanh(x @ p["W"][:2] + h[:, 1:] @ p["W"][2:5]))
+    for run in (beside, twice, first, last):
         compare(run, h0, xs, p, tg.explain.source(run({"W": tg.tensor(p["W"])}), h0, xs, optimized=optimized))
     assert "dW = np.concatenate((np.einsum(" in tg.explain.source(beside({"W": tg.tensor(p["W"])}), h0, xs)
     assert "placed_at(" in tg.explain.source(twice({"W": tg.tensor(p["W"])}), h0, xs)
@@ -472,6 +473,9 @@ def test_nothing_is_added_where_there_is_no_bias():
     text = tg.explain.source(spread({"U": U, "W": W}), h0, xs)
     assert "tanh_z[t] = np.tanh(h[t] @ U)\n" in text and "h[t + 1] = tanh_z[t] + (np.zeros((3, 1)) + xW[t])\n" in text, text
     compare(spread, h0, xs, {"U": U, "W": W}, text)
+    counting = lambda p: lambda s, x: ({"h": tg.tanh(s["h"] @ p["U"] * (s["n"] + 0.0) ** -1), "n": s["n"] + 1}, x)  # a float from now on
+    state = {"h": h0, "n": np.array(2)}
+    assert_same(module(tg.explain.source(counting({"U": U}), state, xs))["forward"](state, xs, U=U)[0]["h"], tg.scan(counting({"U": U}), state, xs)[0]["h"])
 
 
 def test_names_that_are_taken_get_a_number():

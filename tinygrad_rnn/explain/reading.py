@@ -134,8 +134,7 @@ class Page:
                     return f"{self.text[stack]}[t]", ATOM
                 arg = stack
         if arg in self.pending:
-            call = self.pending[arg]
-            return spell(call, [self.render(a) for a in call.args])
+            return self._spelled(self.pending[arg])
         if arg in self.stacks:
             return self.stacks[arg].whole, ATOM
         if arg not in self.text:
@@ -145,7 +144,7 @@ class Page:
     def expression(self, call):
         """The text of a call; parts of one that is too long get lines of their own before it."""
         while True:
-            text = spell(call, [self.render(a) for a in call.args])[0]
+            text = self._spelled(call)[0]
             cut = [(telling(a), len(words), a) for a in self._inside(call) if len(words := self.render(a)[0]) > 12]
             if len(text) <= WIDTH or not cut:
                 return text
@@ -167,6 +166,10 @@ class Page:
         for v, name in zip(call.outs, names):
             (self.text if self.here is None else self.here)[v] = name
         self.lines.append(f"{', '.join(names)} = {text}")
+
+    def _spelled(self, call):
+        floats = any(isinstance(a, Value) and a.dtype.kind == "f" for a in call.args)  # 2.0 is 2 where it makes no difference
+        return spell(call, [self.render(a) if floats or type(a) is not float else (repr(a), ATOM if a >= 0 else 4) for a in call.args])
 
     def _literal(self, arg):
         if isinstance(arg, Steps):

@@ -37,6 +37,8 @@ def described(call, readers, makers, several=False):
         return "normed"
     if len(words) == 2 and call.args[0] is call.args[-1] and name == "multiply" or len(words) == 1 and name == "power" and call.args[1] == 2:
         return f"{words[0]}_squared" if words[0] else "squared"
+    if len(words) == 1 and words[0] and name == "getitem":
+        return f"{words[0]}_part"
     if len(words) == 1 and words[0] and name == "multiply":
         return f"{words[0]}_scaled"
     if len(words) == 1 and words[0] and name == "subtract" and np.ndim(call.args[0]) == 0 and call.args[0] == 1:
