@@ -154,6 +154,12 @@ def docstrings():
 EXAMPLES = list(docstrings())
 
 
+def extras(text):
+    """The packages beside NumPy that an example imports."""
+    found = re.findall(r"^\s*>>> import ([\w, ]+)$", text, re.MULTILINE)
+    return [name for line in found for name in line.split(", ") if name not in sys.stdlib_module_names]
+
+
 def fails(name, text):
     """What doctest says about the examples of a text; empty when they run."""
     said = []
@@ -164,12 +170,15 @@ def fails(name, text):
 
 @pytest.mark.parametrize("name, text", EXAMPLES, ids=[name for name, _ in EXAMPLES])
 def test_examples_run(name, text, tmp_path, monkeypatch):
+    for package in extras(text):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)  # an example may write a file
     assert fails(name, text) == ""
 
 
 def test_a_wrong_example_is_found():
     assert "Expected" in fails("wrong", ">>> float(tg.tanh(0.0))\n1.0\n")
+    assert extras("    >>> import onnx, os\n    >>> import json\n    ... import no\n") == ["onnx"]
 
 
 # ---- README -------------------------------------------------------------------------------------------------

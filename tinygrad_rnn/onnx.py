@@ -3,13 +3,23 @@
 Knows how this library's cells are written with ONNX's RNN, LSTM and GRU operators: their gate orders, their biases
 and directions. Refuses what those operators cannot say. Below it: nn, errors.
 
-    operator   gates there        what it cannot say
-    RNN        one                (tanh, relu, sigmoid and identity, as Affine, are all there)
-    LSTM       i, o, f, c         a projection (proj_size)
-    GRU        z, r, h            (the reset gate acts after or before the product: linear_before_reset)
-    none                          MGU, IndRNN, layer-norm LSTM, cells of your own, zoneout
+    operator   gates there   what is there of ours            what is not
+    RNN        one           tanh, relu, sigmoid, identity
+    LSTM       i, o, f, c    peepholes                        a projection (proj_size)
+    GRU        z, r, h       reset gate after the product,
+                             or before (linear_before_reset)
+    none                                                      MGU, IndRNN, layer-norm LSTM, cells of your own, zoneout
 
-Dropout is not part of the graph, which is that of the model after `eval()`. Lengths are an input if you ask for it.
+And the other way round, what these operators can say and the layers cannot:
+
+    attribute                        of          why not here
+    clip                             all         no cell bounds what goes into its activations
+    activations                      all         LSTM and GRU have sigmoid and tanh, RNN the four above
+    activation_alpha, …_beta         all         no activation here has a parameter
+    input_forget                     LSTM        the input gate is not tied to the forget gate
+
+Dropout is not part of the graph, which is that of the model after `eval()`. Lengths are an input if you ask for it; a row
+of length 0 keeps its first state here, and gets zeros from onnxruntime.
 """
 
 import importlib
@@ -42,6 +52,15 @@ def export(model, path, *, lengths=False, state=False, dtype: Any = np.float32):
     installed.
 
     Source: the ONNX operators RNN, LSTM and GRU, version 14.
+
+    Example:
+        >>> import onnx, os, tempfile
+        >>> model = tg.nn.Sequential(tg.nn.GRU(3, 8, rng=0, return_state=False), tg.nn.Linear(8, 2, rng=1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "model.onnx")
+        ...     tg.onnx.export(model, path)
+        ...     [node.op_type for node in onnx.load(path).graph.node]
+        ['GRU', 'Squeeze', 'MatMul', 'Add', 'Identity']
     """
     Path(path).write_bytes(convert(model, lengths=lengths, state=state, dtype=dtype).SerializeToString())
 
@@ -50,13 +69,22 @@ def convert(model, *, lengths=False, state=False, dtype: Any = np.float32):
     """The graph that `export` writes, as an `onnx.ModelProto`.
 
     Raises: as `export`.
+
+    Example:
+        >>> import onnx
+        >>> model = tg.onnx.convert(tg.nn.LSTM(3, 8, rng=0), lengths=True, state=True)
+        >>> [value.name for value in model.graph.input], [value.name for value in model.graph.output]
+        (['input', 'lengths', 'h_0', 'c_0'], ['output', 'h_n', 'c_n'])
     """
     try:
         onnx = importlib.import_module("onnx")
     except ImportError as error:
         raise MissingExtraError(message("onnx.convert(model)", "the onnx library is not installed", {},
                                         'Run pip install "tinygrad-rnn[files]".')) from error
-    layers = list(model.layers) if isinstance(model, Sequential) else [model]
+    layers = list(_layers(model))
+    if not layers:
+        raise _cannot(model, "there are no layers")
+    model = layers[0] if len(layers) == 1 else model
     graph = _Graph(onnx, np.dtype(dtype), lengths)
     recurrent = [layer for layer in layers if isinstance(layer, Recurrent)]
     if (state and (len(layers) > 1 or not hasattr(model, "weight_ih_l0"))) or (lengths and not recurrent):
@@ -84,6 +112,14 @@ def convert(model, *, lengths=False, state=False, dtype: Any = np.float32):
         for name, end in graph.states(model, ends):
             graph.output(name, end)
     return graph.model()
+
+
+def _layers(model):
+    if isinstance(model, Sequential):
+        for layer in model.layers:
+            yield from _layers(layer)
+    else:
+        yield model
 
 
 def _cannot(model, why):
