@@ -82,7 +82,7 @@ class _Rewriter:
     def __init__(self, body, carried, consts):
         self.calls, self.maker, self.same, self.seen = [], {}, {}, {}
         self.carried, self.consts, self.forms, self.value = set(carried), set(consts), {}, {v: v for v in carried}
-        self.uses, self.consumers, self.skip, self.factors = {}, {}, set(), {}
+        self.uses, self.consumers, self.skip, self.factors, self.thin = {}, {}, set(), {}, {}
         for v in body.outputs:
             if isinstance(v, Value):
                 self.uses[v] = self.uses.get(v, 0) + 1
@@ -153,6 +153,8 @@ class _Rewriter:
         if name in ("sum", "mean", "var", "reshape", "sigmoid") and self.lowered(call, name):
             return
         args = tuple(self.made(a) if isinstance(a, Value) else a for a in call.args)
+        if name == "broadcast_to" and call.args[0] in self.forms:
+            self.thin[call.outs[0]] = self.forms[call.args[0]]
         self.append(Call(call.op, args, call.statics, call.outs))
         for out in call.outs:
             self.value[out] = out
@@ -214,6 +216,8 @@ class _Rewriter:
         return _Form(b.const if a.const is None else a.const if b.const is None else self.plus(a.const, b.const), terms)
 
     def plus(self, a, b):
+        if a is b and isinstance(a, Value):
+            return self.emit(multiply, a, 2.0)
         for x, y in ((a, b), (b, a)):
             call = self.maker.get(y) if isinstance(y, Value) else None
             if call is not None and call.op is negative:
@@ -293,6 +297,16 @@ class _Rewriter:
 
     def product(self, u, k):
         call = self.maker.get(u)
+        if call is not None and call.op is registry["broadcast_to"] and u.shape[-1:] != call.args[0].shape[-1:] == (1,) and isinstance(k, Value):
+            number, thins, vectors, rest = self.sorted_factors(k, u.shape)
+            if (number != 1 or thins) and all(isinstance(factor, Value) for factor in rest):  # cheaper before it is repeated
+                thin = self.thin.get(u) or _Form(None, [(call.args[0], None)])
+                for factor in [number, *thins]:
+                    thin = self.scaled(thin, factor)
+                u = self.emit(call.op, self.formed(thin), statics=call.statics, shape=u.shape)
+                k = self.all_of([*vectors, *rest])
+                if k is None:
+                    return u
         if call is not None and call.op is matmul and self.uses.get(u, 1) == 1 and self.fixed(k) and self.takes(call.args[1], u, k):
             return self.emit(matmul, call.args[0], self.weighted(call.args[1], k), shape=u.shape, like=u)
         return self.emit(multiply, u, k, shape=u.shape)
@@ -399,7 +413,7 @@ class _Rewriter:
                 return False
             negated = self.maker.get(y)
             sign = negated is not None and negated.op is negative
-            self.value[out] = self.column(negated.args[0] if sign else y, -1.0 if sign else 1.0, out)
+            self.forms[out] = self.column(negated.args[0] if sign else y, -1.0 if sign else 1.0, out)
             self.carried.add(out)
             return True
         form = self.forms.get(x)
@@ -413,17 +427,54 @@ class _Rewriter:
             return False
         n = x.shape[-1]
         if name == "var":
-            d = self.emit(subtract, x, self.column(x, 1 / n, out), shape=x.shape)
+            d = self.emit(subtract, x, self.formed(self.column(x, 1 / n, out)), shape=x.shape)
             x, n = self.emit(multiply, d, d), n - call.statics["ddof"]
-        self.value[out] = self.column(x, (1.0 if name == "sum" else 1 / n) * factor, out)
+        self.forms[out] = self.column(x, (1.0 if name == "sum" else 1 / n) * factor, out)
         self.carried.add(out)
         return True
 
     def column(self, x, weight, out):
-        key = "column", x.shape[-1], weight, x.dtype
-        if key not in self.seen:
-            self.seen[key] = np.full((x.shape[-1], 1), weight, x.dtype)
-        return self.emit(matmul, x, self.seen[key], shape=out.shape, like=x)
+        """The form of weight · Σ x over the last axis: a product with a column. Of what x is a product of, factors that are the
+        same along a row are taken out of the sum, and those that never change become the column."""
+        call, thin, vector = self.maker.get(x), None, None
+        if call is not None and call.op is multiply and call.args[0].shape == x.shape and not self.is_carried(call.args[1]):
+            number, thins, vectors, rest = self.sorted_factors(call.args[1], x.shape)
+            if (thins or vectors) and all(isinstance(k, Value) for k in rest):
+                weight, x, thin, vector, k = weight * number, call.args[0], *map(self.all_of, (thins, vectors, rest))
+                x = x if k is None else self.emit(multiply, x, k, shape=x.shape)
+        if vector is None:
+            key = "column", x.shape[-1], weight, x.dtype
+            if key not in self.seen:
+                self.seen[key] = np.full((x.shape[-1], 1), weight, x.dtype)
+            column = self.seen[key]
+        else:
+            column = self.emit(registry["reshape"], self.times(vector, weight), statics={"shape": (x.shape[-1], 1)}, shape=(x.shape[-1], 1))
+        return _Form(None, [(self.emit(matmul, x, column, shape=out.shape, like=x), thin)])
+
+    def all_of(self, factors):
+        """The product of some factors; None of none."""
+        product = None
+        for k in factors:
+            product = self.times(product, k)
+        return product
+
+    def sorted_factors(self, k, shape):
+        """What k is a product of: a number, what is the same along a row, vectors that never change, and the rest."""
+        if isinstance(k, (int, float)):
+            return k, [], [], []
+        call = self.maker.get(k) if isinstance(k, Value) else None
+        if call is not None and call.op in (multiply, negative):
+            number, *lists = (-1.0 if call.op is negative else 1.0), [], [], []
+            for arg in call.args:
+                n, *found = self.sorted_factors(arg, shape)
+                number *= n
+                lists = [mine + theirs for mine, theirs in zip(lists, found)]
+            return number, *lists
+        if isinstance(k, Value) and k.shape == (*shape[:-1], 1):
+            return 1.0, [k], [], []
+        if isinstance(k, Value) and k in self.consts and k.shape == shape[-1:]:
+            return 1.0, [], [k], []
+        return 1.0, [], [], [k]
 
     @staticmethod
     def _last_axis(axis, x):
