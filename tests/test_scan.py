@@ -79,10 +79,22 @@ def test_trees_of_every_kind_go_in_and_come_out(compiled):
     assert y["y"][0].shape == (T, B, H) and y["y"][1].tolist() == list(range(T)) and y["y"][1].dtype.kind == "i"
 
 
-def test_no_xs_with_a_length():
-    f = lambda p, compiled: total(tg.scan(lambda h, x: (tg.tanh(h @ p["U"]), h), p["h0"], None, length=4, compiled=compiled))
-    both(f)
+@pytest.mark.parametrize("options", [{}, dict(reverse=True), dict(checkpoint="sqrt"), dict(truncate=(2, 3)), dict(lengths=np.array([4, 1, 0])),
+                                     dict(lengths=np.array([0, 4, 2]), reverse=True, checkpoint=2, truncate=(1, 2))], ids=str)
+def test_no_xs_with_a_length(options):
+    f = lambda p, compiled: total(tg.scan(lambda h, x: (tg.tanh(h @ p["U"]), h), p["h0"], None, length=4, compiled=compiled, **options))
+    both(f, {k: at[k] for k in ("U", "h0")})
     assert tg.scan(lambda s, x: (s, s), 1.0, None, length=3)[1].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_no_state_and_no_output(compiled):
+    assert tg.scan(lambda s, x: (s, x * 2), (), np.arange(3.0), compiled=compiled)[1].tolist() == [0, 2, 4]
+    assert tg.scan(lambda s, x: (None, x * 2), None, np.arange(3.0), compiled=compiled)[0] is None
+    state, ys = tg.scan(lambda s, x: (s + x, None), 0.0, np.arange(3.0), compiled=compiled)
+    assert state == 3 and ys is None
+    grads = tg.grad(lambda x: tg.sum(tg.scan(lambda s, x: (None, x * x), None, x, compiled=compiled)[1]))(np.arange(3.0))
+    assert grads.tolist() == [0, 2, 4]
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -177,6 +189,29 @@ def test_nested_scans():
     both(mixed, {k: at[k] for k in ("U", "b", "h0", "xs")}, orders=(1,))
 
 
+PAIRS = [dict(reverse=True), dict(checkpoint=2), dict(truncate=(2, 3)), dict(truncate=(1, 2), checkpoint="sqrt", reverse=True)]
+
+
+@pytest.mark.parametrize("outside", [*PAIRS, dict(lengths=np.array([4, 1, 0]), checkpoint=2)], ids=str)
+@pytest.mark.parametrize("inside", PAIRS, ids=str)
+def test_nested_scans_have_options_of_their_own(inside, outside):
+    def f(p, compiled):
+        def outer(h, x):
+            def inner(s, column):
+                s = tg.tanh(s @ p["U"] + column[..., None] * p["b"])
+                return s, (s * column[..., None], tg.sum(s, axis=-1))
+
+            h, (ys, sums) = tg.scan(inner, h, x.T, compiled=compiled, **inside)
+            return tg.tanh(h + tg.sum(ys, axis=0)), sums.T
+
+        return total(tg.scan(outer, p["h0"], p["xs"], compiled=compiled, **outside))
+
+    small = {k: at[k] for k in ("U", "b", "h0")} | {"xs": xs[:4]}
+    both(f, small)
+    v = (directions(small),)
+    assert_same(tg.jvp(lambda p: f(p, True), (small,), v), tg.jvp(lambda p: f(p, False), (small,), v))
+
+
 def test_a_gradient_inside_a_cell_is_part_of_the_trace():
     """A state that follows its own energy downhill: the outer gradient runs through the inner one."""
     def f(p, compiled):
@@ -249,26 +284,24 @@ def test_nothing_of_the_padding_reaches_a_value_or_a_gradient(compiled, padding,
         assert_same(tg.hvp(f, (at | {"xs": padded},), (directions(at),)), tg.hvp(f, (at,), (directions(at),)))
 
 
-def test_checkpoint_keeps_fewer_states():
-    """Memory that is held between forward and backward: all T states, or √T of them."""
+@pytest.mark.parametrize("compiled", [True, False])
+def test_checkpoint_keeps_fewer_states(compiled):
+    """The most that forward and backward hold at once, in states: it grows with T, or with √T."""
     import tracemalloc
 
-    def held(checkpoint, steps=400):
-        cell = lambda h, x: (tg.tanh(h * x), None)
-        state = tg.tensor(np.ones(1000), requires_grad=True)
-        tg.scan(cell, state, np.ones(steps), checkpoint=checkpoint)
+    def held(checkpoint, steps):
         workspace.clear()
+        f = lambda h: tg.sum(tg.scan(lambda h, x: (tg.tanh(h * x), None), h, np.ones(steps), checkpoint=checkpoint, compiled=compiled)[0])
         tracemalloc.start()
-        last, _ = tg.scan(cell, state, np.ones(steps), checkpoint=checkpoint)
-        kept = tracemalloc.get_traced_memory()[0]
-        tg.sum(last).backward()
+        tg.grad(f)(np.ones(1000))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return kept / 8000, peak / 8000
+        return peak / 8000
 
-    kept, peak = held("sqrt")
-    assert kept < 60 and peak < 200  # in states; measured 22 and 67
-    assert held(None)[0] > 350
+    for checkpoint, low, high in ((None, 3, 5), ("sqrt", 1.2, 2.5)):
+        growth = held(checkpoint, 1600) / held(checkpoint, 400)
+        assert low < growth < high, (checkpoint, growth)
+    assert held("sqrt", 1600) < held(None, 1600) / 8
 
 
 # ---- truncation ---------------------------------------------------------------------------------------------
