@@ -47,6 +47,12 @@ GATES = "gates swapped"
 TARGET = "target not subtracted"
 SOFTMAX = "softmax and cross-entropy"
 SUMMED = "summed over all steps where only the last one counts"
+PIECE = "another part of a concatenation"
+REPEATED = "repeated entries not added up"
+ACCUMULATED = "accumulators not reset"
+LAST = "gradient of the last step only"
+FIRST = "gradient of the first step only"
+SHORT = "a step is left out of the sum over time"
 
 
 ACTIVATIONS = {"tanh", "sigmoid", "relu", "softplus"}
@@ -67,7 +73,9 @@ class Breakage:
     window: int = 0
     touches: tuple = ()  # the inputs whose gradients it spoils, if not all
     form: tuple = ()  # what it has in common with the same mistake at other places
-    handed: object = None  # what stands in for the cotangent that a state gets back
+    handed: tuple = ()  # a function that stands in for what a state gets back, and the edges over which it gets it
+    reroute: dict = field(default_factory=dict)  # edges that end at another node
+    reads: tuple = ()  # the value that is read wrongly, and how
 
     def scoped(self, scope):
         return replace(self, scope=scope, rank=self.rank + (1 if scope == "local" else 2))
@@ -95,7 +103,8 @@ def options(breakages):
     order = next((b.order for b in breakages if b.order), None)
     exchange = {k: v for b in breakages for k, v in b.exchange.items()}
     handed = next((b.handed for b in breakages if b.handed), None)
-    return {"hooks": hooks, "carry_hooks": carry, "order": order, "exchange": exchange, "handed": handed}
+    reroute = {k: v for b in breakages for k, v in b.reroute.items()}
+    return {"hooks": hooks, "carry_hooks": carry, "order": order, "exchange": exchange, "handed": handed, "reroute": reroute}
 
 
 def _run(graph, breakages, extra=()):

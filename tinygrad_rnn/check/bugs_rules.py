@@ -17,7 +17,9 @@ from .breakage import (
     FACTOR,
     LAYER,
     MISSING,
+    OPERAND,
     OTHER,
+    PIECE,
     PRE,
     SIGN,
     SOFTMAX,
@@ -30,14 +32,14 @@ from .breakage import (
     instead,
     resaved,
 )
-from .bugs_shifts import other_values, shifts, users
+from .bugs_outside import of_tables
+from .bugs_shifts import maker, other_values, shifts, users
 from .diagnose_graph import fit
 from .diagnose_record import array
 
 _OTHERS = {
-    "tanh": {"1 − y": lambda y: 1 - y, "1 + y²": lambda y: 1 + y * y, "y (1 − y), that of sigmoid": lambda y: y * (1 - y), "−(1 − y²)": lambda y: y * y - 1},
-    "sigmoid": {"1 − y², that of tanh": lambda y: 1 - y * y, "1 − y": lambda y: 1 - y, "y": lambda y: y, "y (1 + y)": lambda y: y * (1 + y),
-                "−y (1 − y)": lambda y: y * (y - 1)},
+    "tanh": {"1 − y": lambda y: 1 - y, "1 + y²": lambda y: 1 + y * y, "y (1 − y), that of sigmoid": lambda y: y * (1 - y)},
+    "sigmoid": {"1 − y², that of tanh": lambda y: 1 - y * y, "1 − y": lambda y: 1 - y, "y": lambda y: y, "y (1 + y)": lambda y: y * (1 + y)},
     "relu": {"1 for every unit": lambda y: np.ones_like(y)},
 }
 
@@ -58,6 +60,11 @@ def of_site(graph, nodes, rare):
         for slot in slots:
             yield Breakage(FACTOR, graph.label(first), f"the other factor of {graph.label(first)} is missing", {
                 i: edited(slot, lambda part, g: g) for i in nodes.values()}, 1, touches=(slot,))
+        yield from _exchanged(graph, nodes, call)
+    if call.op.name == "concatenate":
+        yield from _pieces(graph, nodes, call)
+    if call.op.name == "getitem":
+        yield from of_tables(graph, nodes)
     yield from shifts(graph, nodes, unary)
     yield from _unsummed(graph, nodes, call)
     if call.op.name in ("subtract", "negative"):
@@ -70,6 +77,35 @@ def of_site(graph, nodes, rare):
                            {i: edited(slot, lambda part, g: 2 * part) for i in nodes.values()}, 5, touches=(slot,))
     elif graph.where[first][0] is None:
         yield from other_values(graph, nodes)
+
+
+def _exchanged(graph, nodes, call):
+    """A product whose two factors are each multiplied with themselves on the way back."""
+    label, shapes = graph.label(nodes[max(nodes)]), {np.shape(array(a)) for a in call.args}
+    both = [i for i in nodes.values() if {0, 1} <= set(graph.sources[i])]
+    if call.op.name == "multiply" and len(shapes) == 1 and both:
+        def hook(i):
+            a, b = graph.sources[i].index(0), graph.sources[i].index(1)
+            return instead(lambda pull, g, saved: pull(g, tuple({a: s[b], b: s[a]}.get(k, one) for k, one in enumerate(s)))
+                           if (s := graph.nodes[i].saved if saved is None else saved) else None)
+
+        yield Breakage(OPERAND, label, f"the factors of {label} are exchanged: each input gets the cotangent times itself", {i: hook(i) for i in both}, 2)
+
+
+def _pieces(graph, nodes, call):
+    """The cotangent of a concatenation cut in the wrong place: the first rows or columns for the last ones."""
+    label, axis = graph.label(nodes[max(nodes)]), call.statics["axis"]
+    sizes = [np.shape(array(a))[axis] for a in call.args]
+    for slot, n in enumerate(sizes):
+        if graph.parents[nodes[max(nodes)]][slot] is None:
+            continue
+        for words, start in (("first", 0), ("last", sum(sizes) - n)):
+            if start != sum(sizes[:slot]):
+                def cut(start, n, part, g):
+                    return np.take(g, range(start, start + n), axis)
+
+                yield Breakage(PIECE, label, f"input no. {slot + 1} of {label} is handed the {words} {n} entries of the cotangent, not its own",
+                               {i: edited(slot, partial(cut, start, n)) for i in nodes.values()}, 2, touches=(slot,))
 
 
 def _signs(graph, nodes, slots, rank):
@@ -99,6 +135,9 @@ def _activation(graph, nodes, call):
         elif source == 0:
             yield Breakage(AGAIN if name in ACTIVATIONS else VALUE, label, f"the derivative of {label} is taken at its output in place of its input",
                            resaved(graph, source, y), rank + 1)
+    if name in ACTIVATIONS:
+        yield Breakage(SIGN, label, f"what goes back through {label} has the wrong sign", {i: edited(0, lambda part, g: -part) for i in every}, rank + 1,
+                       form=(name, "sign"))
     for formula, f in _OTHERS.get(name, {}).items():
         yield Breakage(OTHER, label, f"the derivative of {label} is written {formula}",
                        {i: edited(0, partial(lambda d, part, g: g * d, f(array(graph.call[i].y)))) for i in every}, rank + 1, form=(name, formula))
@@ -118,24 +157,31 @@ def _softmax(graph, nodes, call):
              "p (1 − p) is multiplied in, as for a sigmoid, on top of the right derivative": lambda p, part, g: part * p * (1 - p),
              "the Jacobian of the softmax is taken for its diagonal p (1 − p) alone":
                  lambda p, part, g: (g / p if call.op.name == "log_softmax" else g) * p * (1 - p),
-             "p is used without subtracting the target": lambda p, part, g: -p * g.sum(axis=axis, keepdims=True),
-             "the logits are used in place of the probabilities": None}
+             "p is used without subtracting the target": lambda p, part, g: -p * g.sum(axis=axis, keepdims=True)}
     for what, f in forms.items():
-        if f is not None:
-            yield Breakage(SOFTMAX, label, what, {i: edited(0, partial(f, p[i])) for i in every}, 1)
+        yield Breakage(SOFTMAX, label, what, {i: edited(0, partial(f, p[i])) for i in every}, 1)
     if call.op.name == "log_softmax":
-        for other in range(-array(call.y).ndim, 0):
-            if other % array(call.y).ndim != axis % array(call.y).ndim:
-                def wrong(x, other, part, g):
-                    e = np.exp(x - x.max(axis=other, keepdims=True))
-                    return part + (p_of(x, axis) - e / e.sum(axis=other, keepdims=True)) * g.sum(axis=axis, keepdims=True)
-                yield Breakage(SOFTMAX, label, f"the softmax is taken over axis {other} in place of {axis}",
-                               {i: edited(0, partial(wrong, array(graph.call[i].args[0]), other)) for i in every}, 2)
+        for what, wrong in _not_probabilities(array(call.y).ndim, axis):
+            def replaced(x, p, wrong, part, g):
+                return part + (p - wrong(x)) * g.sum(axis=axis, keepdims=True)
+
+            yield Breakage(SOFTMAX, label, what, {i: edited(0, partial(replaced, array(graph.call[i].args[0]), p[i], wrong)) for i in every}, 2)
 
 
-def p_of(x, axis):
-    e = np.exp(x - x.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
+def _not_probabilities(ndim, axis):
+    """What may stand in p − y in the place of the probabilities, as functions of the logits."""
+    top = lambda x, axis: x - x.max(axis=axis, keepdims=True)
+    yield "the logits are used in place of the probabilities", lambda x: x
+    yield "the logits, less their maximum, are used in place of the probabilities", lambda x: top(x, axis)
+    yield "the logarithms of the probabilities are used in place of the probabilities", lambda x: top(x, axis) - np.log(
+        np.exp(top(x, axis)).sum(axis=axis, keepdims=True))
+    yield "the softmax is not normalised: exp(z) is used in place of the probabilities", np.exp
+    yield "the softmax is not normalised: exp(z − max z) is used in place of the probabilities", lambda x: np.exp(top(x, axis))
+    for other in range(-ndim, 0):
+        if other % ndim != axis % ndim:
+            for words, shifted in (("", other), (f", with the maximum over {axis} subtracted", axis)):
+                yield (f"the softmax is taken over axis {other} in place of {axis}{words}",
+                       lambda x, other=other, a=shifted: np.exp(top(x, a)) / np.exp(top(x, a)).sum(axis=other, keepdims=True))
 
 
 def _matmul(graph, nodes):
@@ -144,7 +190,7 @@ def _matmul(graph, nodes):
     for source in (s for s in graph.sources[last] if isinstance(s, int)):
         own = array(call.args[source])
         touches = users(graph, last, source)
-        for words, transposed in _transposes(own.shape):
+        for words, transposed in (*_transposes(own.shape), *_of_parts(graph, last, source)):
             values = {i: transposed(array(graph.call[i].args[source])) for i in nodes.values()}
             yield Breakage(TRANSPOSE, label, f"a transpose is missing{words}: {label} hands back the product with the matrix as it is",
                            resaved(graph, source, values), 0, touches=touches, form=(graph.hands_back(last, touches),))
@@ -163,7 +209,7 @@ def _matmul(graph, nodes):
             for words, transposed in _transposes(graph.nodes[j].shape):
                 yield Breakage(TRANSPOSE, label, f"the gradient of the matrix of {label} is transposed{words}",
                                {i: edited(slot, lambda part, g, f=transposed: f(part)) for i in nodes.values()}, 1, touches=(slot,), form=(False,))
-        elif graph.nodes[j].shape == graph.nodes[last].shape:
+        if j not in graph.before and graph.nodes[j].shape == graph.nodes[last].shape:
             yield Breakage(LAYER, label, f"the cotangent passes {label} unchanged, as if there were no matrix (dL/dh = dL/dy): the layer is lost",
                            {i: edited(slot, lambda part, g: g) for i in nodes.values()}, 1, touches=(slot,))
 
@@ -177,6 +223,28 @@ def _transposes(shape):
         yield "", lambda w: np.swapaxes(w, -1, -2)
     elif len(shape) == 2 and max(n, m) % min(n, m) == 0 and max(n, m) // min(n, m) <= 4 and min(n, m) > 1:
         yield " in every gate", lambda w: blockwise(w)
+
+
+def _of_parts(graph, i, source):
+    """The same for the rows or columns of a matrix that belong to one part of a concatenated operand: W = [W_x; W_h]."""
+    other = 1 - source
+    made = maker(graph, graph.call[i], array(graph.call[i].args[other]))
+    if made is None or made.op.name != "concatenate":
+        return
+    start = 0
+    for number, part in enumerate(made.args):
+        n = array(part).shape[-1 if source else 0]
+        rows = np.s_[start:start + n] if source else np.s_[:, start:start + n]
+        shape = array(graph.call[i].args[source])[rows].shape
+        for words, transposed in _transposes(shape):
+            yield f" in the part of the matrix for input no. {number + 1}{words}", partial(_in_part, rows, transposed)
+        start += n
+
+
+def _in_part(rows, transposed, w):
+    w = np.array(w)
+    w[rows] = transposed(w[rows])
+    return w
 
 
 def blockwise(w):

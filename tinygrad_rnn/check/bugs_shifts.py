@@ -18,35 +18,38 @@ def shifts(graph, nodes, unary):
     if len(nodes) < 1 or graph.where[nodes[max(nodes)]][0] is None:
         return
     last = nodes[max(nodes)]
-    label, call, T = graph.label(last), graph.call[last], len(nodes)
-    if sorted(nodes) != list(range(T)) or T < 2:
+    label, call = graph.label(last), graph.call[last]
+    calls = graph.called[call.site]
+    T = len(calls)
+    if sorted(calls) != list(range(T)) or T < 2:
         return
     for source in graph.sources[last]:
         if source is None or source == "y" and isinstance(graph.call[last].y, tuple):
             continue
-        for kind, what, values in _versions(graph, nodes, source, T, unary):
-            if all(np.array_equal(v, _value(graph, nodes[p], source)) for p, v in enumerate(values)):
+        for kind, what, values in _versions(graph, calls, source, T, unary):
+            if all(np.array_equal(values[p], _value(graph.call[i], source)) for p, i in nodes.items()):
                 continue
-            yield Breakage(kind, label, f"{_purpose(graph, last, source, label)} {what}", resaved(graph, source, {nodes[p]: v for p, v in enumerate(values)}),
+            yield Breakage(kind, label, f"{_purpose(graph, last, source, label)} {what}", resaved(graph, source, {i: values[p] for p, i in nodes.items()}),
                            0 if "wrap" not in what and "zero" not in what and "held" not in what else 1, touches=users(graph, last, source),
-                           form=(call.op.name if unary else "", what, graph.hands_back(last, users(graph, last, source))))
+                           form=(call.op.name if unary else "", what, graph.hands_back(last, users(graph, last, source))),
+                           reads=(id(_value(call, source)), what))
 
 
-def _versions(graph, nodes, source, T, unary):
-    row = [_value(graph, nodes[p], source) for p in range(T)]
-    states, start = _trajectory(graph, row)
+def _versions(graph, calls, source, T, unary):
+    row = [_value(calls[p], source) for p in range(T)]
+    states, start = trajectory(graph, row)
     if states is None:
-        states, start = _function_of_states(graph, nodes, row)
-    kinds = (PREVIOUS, NEXT) if unary else (STATE, STATE) if states else (INPUT, INPUT) if _is_input(graph, nodes, source) else (INDEX, INDEX)
-    for kind, what, places in _places(T, start, kinds, bool(states)):
+        states, start = function_of_states(graph, calls, row)
+    kinds = (PREVIOUS, NEXT) if unary else (STATE, STATE) if states else (INPUT, INPUT) if _is_input(graph, calls[T - 1], source) else (INDEX, INDEX)
+    for kind, what, places in places_of(T, start, kinds, bool(states)):
         pool = states or row
         if all(place is None or pool[place] is not None for place in places):
             yield kind, what, [np.zeros_like(row[p]) if place is None else pool[place] for p, place in enumerate(places)]
     if states is None and source != "y":
-        yield from _concatenated(graph, nodes, source, T)
+        yield from _concatenated(graph, calls, source, T)
 
 
-def _places(T, start, kinds, is_state):
+def places_of(T, start, kinds, is_state):
     """(kind, words, which entry for each step); `start` is the entry of step 0: 0 for a state before the step, 1 for one after it."""
     n = T + 1 if is_state else T
     own = [start + p for p in range(T)]
@@ -90,12 +93,11 @@ def _purpose(graph, i, source, label):
     return f"the derivative of {label} is taken with"
 
 
-def _value(graph, i, source):
-    call = graph.call[i]
+def _value(call, source):
     return array(call.y) if source == "y" else array(call.args[source])
 
 
-def _trajectory(graph, row):
+def trajectory(graph, row):
     """If a row of values is a state before or after each step: the states from before the first step on, and where the row starts."""
     for states in graph.states.values():
         if len(states) == len(row) + 1 and states[0] is not None:
@@ -105,44 +107,43 @@ def _trajectory(graph, row):
     return None, 0
 
 
-def _function_of_states(graph, nodes, row):
-    """As `_trajectory`, for a row like tanh(c_t): the function of the states from before the first step on."""
-    made = [_maker(graph, nodes[p], value) for p, value in enumerate(row)]
+def function_of_states(graph, calls, row):
+    """As `trajectory`, for a row like tanh(c_t): the function of the states from before the first step on."""
+    made = [maker(graph, calls[p], value) for p, value in enumerate(row)]
     if all(m is not None and m.op.elementwise and len(m.op.arrays) == 1 for m in made):
-        states, start = _trajectory(graph, [array(m.args[0]) for m in made])
+        states, start = trajectory(graph, [array(m.args[0]) for m in made])
         if states is not None and start == 1:
             with np.errstate(all="ignore"):
                 return [made[0].op.forward(states[0], **made[0].statics), *row], 1
     return None, 0
 
 
-def _is_input(graph, nodes, source):
+def _is_input(graph, call, source):
     """Whether an argument comes from xs alone."""
-    i = nodes[max(nodes)]
     if source == "y":
         return False
-    made = _maker(graph, i, array(graph.call[i].args[source]))
+    made = maker(graph, call, array(call.args[source]))
     while made is not None:
         if made.op.name == "getitem":
             return True
-        made = _maker(graph, i, array(made.args[0])) if len(made.op.arrays) == 1 else None
+        made = maker(graph, call, array(made.args[0])) if len(made.op.arrays) == 1 else None
     return False
 
 
-def _maker(graph, i, value):
+def maker(graph, call, value):
     """The call of the same step that made an array."""
-    return next((c for c in graph.steps[graph.where[i]] if not isinstance(c.y, tuple) and array(c.y) is value), None)
+    return next((c for c in graph.steps[call.run, call.position] if not isinstance(c.y, tuple) and array(c.y) is value), None)
 
 
-def _concatenated(graph, nodes, source, T):
+def _concatenated(graph, calls, source, T):
     """An operand that is a concatenation, with one of its parts taken from another step."""
-    made = [_maker(graph, nodes[p], _value(graph, nodes[p], source)) for p in range(T)]
+    made = [maker(graph, calls[p], _value(calls[p], source)) for p in range(T)]
     if any(m is None or m.op.name != "concatenate" for m in made):
         return
     for part in range(len(made[0].args)):
         row = [array(m.args[part]) for m in made]
-        states, start = _trajectory(graph, row)
-        for kind, what, places in _places(T, start, (STATE, STATE) if states else (INPUT, INPUT), bool(states)):
+        states, start = trajectory(graph, row)
+        for kind, what, places in places_of(T, start, (STATE, STATE) if states else (INPUT, INPUT), bool(states)):
             pool = states or row
             yield kind, what, [np.concatenate([(np.zeros_like(row[p]) if place is None else pool[place]) if n == part else array(a)
                                                for n, a in enumerate(made[p].args)], axis=made[p].statics["axis"]) for p, place in enumerate(places)]
@@ -155,10 +156,10 @@ def other_values(graph, nodes):
     for source in graph.sources[last]:
         if source is None or source == "y" and isinstance(call.y, tuple):
             continue
-        own = _value(graph, last, source)
+        own = _value(call, source)
         if own.ndim == 0 and graph.where[last][0] is None:
             continue
-        others = _candidates(graph, nodes, own)
+        others = _candidates(graph, nodes, source)
         for words, values in others.items():
             target = words.startswith("the prediction")
             kind = VALUE if len(call.op.arrays) == 1 and not target else TARGET if target else OPERAND
@@ -166,11 +167,12 @@ def other_values(graph, nodes):
                            resaved(graph, source, {nodes[p]: v for p, v in values.items()}), 3, touches=users(graph, last, source))
 
 
-def _candidates(graph, nodes, own):
+def _candidates(graph, nodes, source):
     """{words: {position: array}} of values that a site could have used by mistake."""
     found = defaultdict(dict)
     for p, i in nodes.items():
-        seen = set()
+        own = _value(graph.call[i], source)
+        seen = {id(own)}
         calls = graph.steps[graph.where[i]]
         outside = graph.where[i][0] is None
         for call in sorted(calls, key=lambda call: call.op.name != "subtract") if outside else calls:
@@ -186,5 +188,4 @@ def _candidates(graph, nodes, own):
                 else:
                     words = f"the input no. {n + 1} of {call.op.name} no. {call.nth + 1}"
                 found[words][p] = value
-    return {words: values for words, values in found.items() if len(values) == len(nodes)
-            and not all(any(value is array(a) for a in (*graph.call[nodes[p]].args, graph.call[nodes[p]].y)) for p, value in values.items())}
+    return {words: values for words, values in found.items() if len(values) == len(nodes)}

@@ -19,6 +19,7 @@ from .breakage import (
     DOUBLE,
     GATES,
     LAST_ERROR,
+    MISSING,
     PATH,
     REPLACED,
     SCALED,
@@ -26,6 +27,7 @@ from .breakage import (
     SIGN,
     STATE,
     SUMMED,
+    TWICE,
     Breakage,
     both,
     dropped,
@@ -56,16 +58,22 @@ def of_carries(graph):
         if first:
             yield Breakage(CARRY, words, f"the cotangent of {words} is not handed back in time, not even to the initial state", _drops(edges + first), 1)
         for factor, kind, name in ((2.0, DOUBLE, "counted twice"), (-1.0, SIGN, "of the wrong sign"), (0.5, SCALED, "halved")):
-            yield Breakage(kind, words, f"what is handed back to {words} is {name}", _edits(edges + initial, lambda part, g, c=factor: c * part), 2)
-    for bound in (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0):
-        yield Breakage(CLIPPED, "the state", f"what is handed back to the state is clipped to ±{bound:g} inside the loop", {}, 2,
-                       handed=lambda g, c=bound: np.clip(g, -c, c))
+            yield Breakage(kind, words, f"what is handed back to {words} is {name}", _edits(edges + first, lambda part, g, c=factor: c * part), 2)
+        back = frozenset(edges + first) if len(groups) > 1 and words != "the state" else frozenset(graph.carries)
+        for bound in (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0):
+            yield Breakage(CLIPPED, words, f"what is handed back to {words} is clipped to ±{bound:g} inside the loop", {}, 2,
+                           handed=(lambda g, c=bound: np.clip(g, -c, c), back))
     T, edges = graph.T, groups["the state"]
+    entry = {(graph.call[i].site, slot): graph.parents[i][slot] for i, slot in initial}
     for k in range(1, T - 1):
         last = [(i, slot) for i, slot in edges if graph.where[i][1] == T - 1 - k]
         yield Breakage(CUT, "the state", f"the carry is cut: nothing passes from the last {k + 1} steps to those before (k = {k})", _drops(last), 1)
         absent = {i: dropped(range(len(graph.parents[i]))) for i, (run, p) in enumerate(graph.where) if run is not None and p < T - 1 - k}
         yield Breakage(CUT, "the state", f"the loop over time stops: only the last {k + 1} steps are visited (k = {k})", absent, 2)
+        ends = {edge: entry[key] for edge in last if (key := (graph.call[edge[0]].site, edge[1])) in entry}
+        if ends:
+            yield Breakage(CUT, "the state", f"the loop over time stops: only the last {k + 1} steps are visited (k = {k}), and what they hand back is "
+                           "taken for the initial state's gradient", absent, 2, reroute=ends)
         if k <= 10 or T <= 12:  # each takes a walk for every step
             yield Breakage(CUT, "the state", f"the error of each step is carried back over {k} steps and no further (a sliding window, k = {k})", {},
                            2 if k <= 3 else 3, window=k)
@@ -132,6 +140,46 @@ def of_consumers(graph):
                 if losers and kept:
                     yield Breakage(REPLACED, label, f"what {back}{words} hands back to {label} replaces the other contributions, it is not added to them",
                                    _drops(losers), 0 if crosses else 2)
+
+
+def of_uses(graph):
+    """A parameter that is used in several places: one of its contributions lost."""
+    for name, j in graph.names.items():
+        uses = defaultdict(list)
+        for i, parents in enumerate(graph.parents):
+            for slot, parent in enumerate(parents):
+                if parent == j and graph.call[i] is not None:
+                    uses[graph.call[i].site, slot].append((i, slot))
+        for edges in uses.values() if len(uses) > 1 else ():
+            yield Breakage(PATH, name, f"what {graph.label(edges[0][0])} hands to {name} is lost", _drops(edges), 1)
+
+
+def of_entries(graph):
+    """An activation's derivative missing, or once too often, in the error that enters at a step or in what the next step hands back."""
+    for (run, name, _), nodes in graph.sites.items():
+        if run is None or name not in ACTIVATIONS:
+            continue
+        ends = {True: [], False: []}
+        for i, parents in enumerate(graph.parents):
+            for slot, j in enumerate(parents):
+                if j in nodes.values():
+                    ends[(i, slot) in graph.carries].append((i, slot))
+        if not (ends[True] and ends[False]):
+            continue
+        label = graph.label(nodes[max(nodes)])
+        with np.errstate(all="ignore"):
+            slope = {j: graph.pull(j, np.ones(graph.nodes[j].shape))[0][1] for j in nodes.values()}
+            for crosses, words in ((False, "the error that enters at each step"), (True, "what the next step hands back")):
+                for kind, what, power in ((MISSING, "is not multiplied into", -1), (TWICE, "is multiplied twice into", 1)):
+                    table = defaultdict(list)
+                    for i, slot in ends[crosses]:
+                        table[i].append((slot, slope[graph.parents[i][slot]] ** power))
+                    yield Breakage(kind, label, f"the derivative of {label} {what} {words} (and rightly into the rest)",
+                                   {i: partial(_times, dict(rows)) for i, rows in table.items()}, 2)
+
+
+def _times(factors, pull, g, saved=None):
+    return [(slot, part * factors[slot] if slot in factors else part) for slot, part in pull(g, saved)]
 
 
 def of_errors(graph):

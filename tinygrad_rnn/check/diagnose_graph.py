@@ -70,7 +70,6 @@ class Unrolled:
             elif last is None or t != last and (abs(t - last) != 1 or direction and t - last != direction):
                 run, direction, position, last = len(self.times), 0, 0, t
                 self.times.append([t])
-                counts.clear()
             elif t != last:
                 direction, position, last = t - last, position + 1, t
                 self.times[run].append(t)
@@ -102,8 +101,10 @@ class Unrolled:
         for i, call in enumerate(self.call):
             if call is not None and self.nodes[i].plan is not PICK:
                 self.sites[call.site][call.position] = i
+        self.called = defaultdict(dict)  # as `sites`, with the calls on which the loss does not depend
         for call in self.calls:
             self.steps[call.run, call.position].append(call)
+            self.called[call.site][call.position] = call
         self.before = set()  # what no step has touched: parameters, data, and what was made of them outside of scans
         for i, parents in enumerate(self.parents):
             if self.where[i][0] is None and all(j in self.before for j in parents if j is not None):
@@ -120,7 +121,7 @@ class Unrolled:
                     readers[self.call[j].site, self._output(j)].add((self.call[i].site, slot))
         self.states = {}
         for (site, output), consumers in readers.items():
-            made = self.sites[site]
+            made = self.called[site]
             before = [self._argument(self.sites[s][0], slot) for s, slot in consumers if 0 in self.sites[s]]
             self.states[site, output] = [before[0] if before else None, *(self._made(made[p], output) for p in sorted(made))]
             for s, slot in consumers:  # the edge into the initial state, where that is tracked
@@ -144,8 +145,8 @@ class Unrolled:
         args = self.call[i].args
         return array(args[slot]) if slot < len(args) else None
 
-    def _made(self, i, output=None):
-        y = self.call[i].y
+    def _made(self, call, output=None):
+        y = call.y
         return array(y if output is None else y[output])
 
     def elsewhere(self, seed=0):
@@ -210,13 +211,13 @@ class Unrolled:
         parts = node.plan.pull(g, node.saved if saved is None else saved, None)
         return [(self.places[i][place], part) for place, part in zip(node.plan.targets, parts)]
 
-    def backward(self, hooks=(), carry_hooks=None, order=None, exchange=None, handed=None, override=None, visit=None):
+    def backward(self, hooks=(), carry_hooks=None, order=None, exchange=None, handed=None, reroute=None, override=None, visit=None):
         """The gradients by name. `hooks` are dicts of node index to `f(pull, g, saved=None) -> pairs`, which stands in for `pull`.
 
         With `carry_hooks`, what crosses from one step to another is computed under those, and the rest under `hooks`.
         `order` is another order in which all users of a value come before it; `exchange` is a dict of node to partner: when
-        either is reached the two cotangents change places. `handed(g)` stands in for the sum that a state gets back from the steps
-        after it. `override` gives nodes another cotangent, for what does not cross between steps. `visit(i, slot, contribution)` sees what goes over each edge.
+        either is reached the two cotangents change places. `handed` is a pair of a function, which stands in for the sum that a
+        state gets back from the steps after it, and of the edges that sum comes over. `reroute` maps edges to another end. `override` gives nodes another cotangent, for what does not cross between steps. `visit(i, slot, contribution)` sees what goes over each edge.
         """
         channels = [_chains(self, hooks)] + ([] if carry_hooks is None else [_chains(self, carry_hooks)])
         cots = [[None] * len(self.nodes) for _ in channels]
@@ -231,7 +232,7 @@ class Unrolled:
                     for cot in cots:
                         cot[i], cot[partner] = cot[partner], cot[i]
                 if i in waiting:
-                    back = handed(waiting.pop(i))
+                    back = handed[0](waiting.pop(i))
                     for cot in cots:
                         cot[i] = back if cot[i] is None else cot[i] + back
                 if override and i in override:
@@ -250,13 +251,15 @@ class Unrolled:
                         j = self.parents[i][slot]
                         if j is None or part is None:
                             continue
+                        if reroute:
+                            j = reroute.get((i, slot), j)
                         crossing = len(cots) == 2 and (i, slot) in self.carries
                         if crossing and number == 0:
                             continue
                         part = fit(part, self.nodes[j])
                         if visit is not None:
                             visit(i, slot, part)
-                        if handed is not None and (i, slot) in self.carries:
+                        if handed and (i, slot) in handed[1]:
                             waiting[j] = waiting[j] + part if j in waiting else part
                             continue
                         for target in cots if crossing else (cot,):

@@ -51,6 +51,14 @@ class Watcher:
         self.calls.append(Call(op, args, statics, y, time_index.get()))
         return y
 
+    def enter(self, cell):
+        """A cell whose every step makes the same calls: also of an initial state or input that is a plain array."""
+        return lambda state, x: cell(trees.map(_tensor, state), trees.map(_tensor, x))
+
+
+def _tensor(leaf):
+    return Tensor(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f" else leaf
+
 
 def array(value):
     """The plain array in a Tensor, an array or a number."""

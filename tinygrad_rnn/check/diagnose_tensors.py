@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .breakage import BIAS, CLIPPED, CUT, INITIAL, SCALED, SIGN, options
+from .breakage import ACCUMULATED, BIAS, CLIPPED, CUT, FIRST, INITIAL, LAST, SCALED, SHORT, SIGN, options
 from .bugs_rules import blockwise
 
 AVERAGED = "gradient averaged"
@@ -22,10 +22,6 @@ DECAY = "weight decay left in"
 TRANSPOSED = "gradient transposed"
 EXCHANGED = "two gradients exchanged"
 BLOCKS = "gates swapped"
-ACCUMULATED = "accumulators not reset"
-LAST = "gradient of the last step only"
-FIRST = "gradient of the first step only"
-SHORT = "a step is left out of the sum over time"
 ANOTHER = "the gradient of another value"
 TIME = "time axis"
 
