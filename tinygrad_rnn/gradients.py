@@ -197,7 +197,7 @@ def _one(f, y):
     dtype = getattr(y, "dtype", np.dtype(float))
     if dtype.kind == "c":
         raise DtypeError(message(_who("grad", f), "the function returns a complex number", {"dtype": dtype}, "Return a real one."))
-    return np.ones(getattr(y, "shape", ()), dtype)
+    return np.array(1, dtype, ndmin=getattr(y, "ndim", 0))
 
 
 def _who(transform, f):

@@ -10,13 +10,15 @@ forward did. What a function closes over (Tensors, arrays, numbers that its own 
 is used, and is an input of the program, never a part of it: a program does not go stale.
 """
 
+import functools
 import math
+import types
 from sys import getrefcount
 
 import numpy as np
 
 from .errors import TraceError, message
-from .tensor import Leaf, Tensor, mode
+from .tensor import Leaf, Tensor, mode, switched
 
 SPELLED = frozenset((0, 1, 2, 3, 4, -1, -2, 0.0, 0.5, 1.0, 2.0, -1.0, 0.25, 3.0, 4.0))
 
@@ -300,6 +302,64 @@ class Follower:
             raise Departed
         self.at = at + 1
         return self.results[at]
+
+
+class Recorded:
+    """What a traced function is remembered by, and what another run of it is compared with."""
+
+    def __init__(self, tracer, inputs, outs):
+        closing = [(v.number, v.shape, v.dtype) for v, _ in tracer.closed]
+        self._known = tracer.name, tracer.literals, inputs, tracer.key, closing, [call.outs for call in tracer.calls]
+        self._outs = [v.number for v in outs]
+        self._idle = []  # followers that wait for another run
+
+    def repeated(self, function):
+        """What `function` closes over, if it does what it did before; None if it departs from that.
+
+        It is given Tensors for the inputs, and returns the results, or None to depart.
+        """
+        follower = self._idle.pop() if self._idle else None
+        if follower is None or follower.kept():
+            follower = Follower(*self._known)
+        try:
+            with follower, switched(grad=False, recorder=follower):
+                outs = function(follower.inputs)
+                if outs is None or follower.at < len(follower.steps):
+                    return None
+                numbers = [follower.number(out, out._array if type(out) is Tensor else np.asarray(out)) for out in outs]
+                return follower.closed if numbers == self._outs and len(follower.closed) == len(follower.closing) else None
+        except Departed:
+            return None
+        finally:
+            self._idle.append(follower)
+
+
+def name_of(function):
+    """What a report calls a function."""
+    return getattr(function, "__qualname__", None) or type(function).__name__
+
+
+def code_of(function):
+    """What runs when the function is called: a changed function is another program, whatever its trace looks like."""
+    inner = getattr(function, "__func__", function)
+    return getattr(inner, "__code__", None) or getattr(type(function).__call__, "__code__", None) or type(function)
+
+
+def literals_of(function):
+    """The numbers that stand in the function's own text; every other number may change from call to call."""
+    code = code_of(function)
+    return _spelled(code) if isinstance(code, types.CodeType) else SPELLED
+
+
+@functools.lru_cache(maxsize=4096)
+def _spelled(code):
+    found = set(SPELLED)
+    for constant in code.co_consts:
+        if type(constant) in (int, float):
+            found.add(constant)
+        elif isinstance(constant, types.CodeType):
+            found |= _spelled(constant)
+    return frozenset(found)
 
 
 def _dtype_among(args):

@@ -13,9 +13,7 @@ derivative is right by construction. Refuses to know how a compiled loop works (
 gradients, ops, trees.
 """
 
-import functools
 import math
-import types
 from contextvars import ContextVar
 
 import numpy as np
@@ -26,7 +24,7 @@ from .errors import ArgumentError, DomainError, DtypeError, ShapeError, TraceErr
 from .gradients import checkpoint as checkpointed
 from .loops import Loop
 from .ops import concatenate, flip, getitem, stack, stop_gradient, where
-from .program import SPELLED, Departed, Follower, Program, Tracer
+from .program import Program, Recorded, Tracer, code_of, literals_of, name_of
 from .tensor import Tensor, mode, switched
 
 step = ContextVar("step", default=None)  # the time index at which a watched plain loop is; None outside of one
@@ -203,7 +201,7 @@ def _compiled(cell, state, xs, times):
     now, n = mode.get(), len(states)
     if not times or now.recorder is not None and not now.tracing or 0 in [x.size for x in arrays]:
         return _plain(cell, state, xs, times)
-    code = _code(cell)
+    code = code_of(cell)
     seen = (id(code), n, structure, xs_structure, *[x.shape for x in arrays], *[x.dtype for x in arrays])
     _, known = _known.get(seen, (code, None))
     closed = None if known is None else known.followed(cell, structure, xs_structure)
@@ -234,36 +232,20 @@ class Known:
     """What a trace is remembered by: its loop, and what a later run of the cell is compared with."""
 
     def __init__(self, trace):
-        tracer = trace.tracer
         self.loop, self.y_structure, self.n_states = trace.loop(), trace.y_structure, len(trace.states)
-        self.outs = [v.number for v in (*trace.states, *trace.ys)]
-        closing = [(v.number, v.shape, v.dtype) for v, _ in tracer.closed]
-        self.description = tracer.literals, trace.values, tracer.key, closing, [call.outs for call in tracer.calls]
-        self.idle = []  # followers that wait for another run
+        self.recorded = Recorded(trace.tracer, trace.values, [*trace.states, *trace.ys])
 
     def followed(self, cell, structure, xs_structure):
         """What the cell closes over, if it does what it did before; None if it departs from that."""
-        try:
-            follower = self.idle.pop()
-            fit = not follower.kept()
-        except IndexError:
-            fit = False
-        if not fit:
-            follower = Follower(_name(cell), *self.description)
-        tensors, n = follower.inputs, self.n_states
-        try:
-            with follower, switched(grad=False, recorder=follower):
-                result = cell(trees.unflatten(structure, tensors[:n]), trees.unflatten(xs_structure, tensors[n:]))
-                new, y = result if type(result) is tuple and len(result) == 2 else (None, None)
-                after, (ys, y_structure) = trees.flatten_like(new, structure), trees.flatten(y)
-                if after is None or follower.at < len(follower.steps) or y_structure != self.y_structure:
-                    return None
-                outs = [follower.number(out, out._array if type(out) is Tensor else np.asarray(out)) for out in (*after, *ys)]
-                return follower.closed if outs == self.outs and len(follower.closed) == len(follower.closing) else None
-        except Departed:
-            return None
-        finally:
-            self.idle.append(follower)
+        n = self.n_states
+
+        def again(tensors):
+            result = cell(trees.unflatten(structure, tensors[:n]), trees.unflatten(xs_structure, tensors[n:]))
+            new, y = result if type(result) is tuple and len(result) == 2 else (None, None)
+            after, (ys, y_structure) = trees.flatten_like(new, structure), trees.flatten(y)
+            return None if after is None or y_structure != self.y_structure else (*after, *ys)
+
+        return self.recorded.repeated(again)
 
 
 class Trace:
@@ -271,7 +253,7 @@ class Trace:
 
     def __init__(self, cell, states, structure, leaves, xs_structure, i, t, watch=None):
         self.cell, self.t = cell, t
-        self.tracer = tracer = Tracer(_name(cell), _literals(cell))
+        self.tracer = tracer = Tracer(name_of(cell), literals_of(cell))
         inputs = [tracer.input(s) for s in states]
         inputs += [tracer.input((x._array if type(x) is Tensor else x)[i, ...]) for x in leaves]
         self.values = [value for value, _ in inputs]
@@ -287,7 +269,7 @@ class Trace:
         self.after = trees.flatten(after)[0]
         ys, self.y_structure = trees.flatten(y)
         self.states, self.ys = [tracer.value(leaf) for leaf in self.after], [tracer.value(leaf) for leaf in ys]
-        self.key = (_code(cell), structure, xs_structure, self.y_structure, tuple(tracer.key),
+        self.key = (code_of(cell), structure, xs_structure, self.y_structure, tuple(tracer.key),
                     tuple([(v.shape, v.dtype) for v in self.values]), tuple([(v.number, v.shape, v.dtype) for v, _ in tracer.closed]),
                     tuple([v.number for v in (*self.states, *self.ys)]))
 
@@ -310,33 +292,6 @@ def _same(a, b):
         return True
     a, b = (x._array if isinstance(x, Tensor) else np.asarray(x) for x in (a, b))
     return np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f")
-
-
-def _name(cell):
-    return getattr(cell, "__qualname__", None) or type(cell).__name__
-
-
-def _code(cell):
-    """What runs when the cell is called: a changed cell is another program, whatever its trace looks like."""
-    function = getattr(cell, "__func__", cell)
-    return getattr(function, "__code__", None) or getattr(type(cell).__call__, "__code__", None) or type(cell)
-
-
-def _literals(cell):
-    """The numbers that stand in the cell's own text; every other number may change from call to call."""
-    code = _code(cell)
-    return _spelled(code) if isinstance(code, types.CodeType) else SPELLED
-
-
-@functools.lru_cache(maxsize=4096)
-def _spelled(code):
-    found = set(SPELLED)
-    for constant in code.co_consts:
-        if type(constant) in (int, float):
-            found.add(constant)
-        elif isinstance(constant, types.CodeType):
-            found |= _spelled(constant)
-    return frozenset(found)
 
 
 # ---- the options --------------------------------------------------------------------------------------------

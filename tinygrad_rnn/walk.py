@@ -35,7 +35,7 @@ def walk(seeds, targets=None, *, reach=None, graph=None, free=False, visit=None)
     used (never in graph mode). `visit(node, g)` is called with every completed cotangent, in backward order.
     `reach` is what `reachable` says, if the caller has asked before.
     """
-    targets = None if targets is None else set(targets)
+    targets = set(targets) if targets is not None and type(targets) is not set else targets
     order, foreign, mixed = reach or reachable([node for node, _ in seeds], targets or ())
     if graph is None:
         graph = mode.get().tracing or any(is_tracked(g) for _, g in seeds) or (foreign and targets is not None and mode.get().grad)
