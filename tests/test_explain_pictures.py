@@ -52,7 +52,8 @@ FIGURES = {
     "gradient_norms of many": lambda P, path: P.gradient_norms({f"weight_hh_l{i}": abs(r(size=15)) for i in range(16)}, path=path),
     "activations": lambda P, path: P.activations(TEXT, {"f": abs(r(size=(len(TEXT), 1, 8))) / 9, "h": np.tanh(r(size=(len(TEXT), 8)))}, path=path),
     "activations of four panels": lambda P, path: P.activations("aé漢\x00_^", {n: r(size=(6, 64)) for n in "ifgo"}, path=path),
-    "activations with holes": lambda P, path: P.activations("ab", {"a$_$": np.array([[1.0, np.nan], [np.inf, -2.0]]), "no": np.full((2, 3), np.nan)}, path=path),
+    "activations with holes": lambda P, path: P.activations(
+        "ab", {"a$_$": np.array([[1.0, np.nan], [np.inf, -2.0]]), "no": np.full((2, 3), np.nan)}, path=path),
     "activations of a long name": lambda P, path: P.activations("abc", {"reset_gate_of_the_second_layer": np.ones((3, 2)), "x": np.ones((3, 2))}, path=path),
     "activations over a page": lambda P, path: P.activations(3 * TEXT, {"h": r(size=(3 * len(TEXT), 3))}, path=path),
     "activations over a book": lambda P, path: P.activations(30 * TEXT, {"h": r(size=(30 * len(TEXT), 30))}, path=path),

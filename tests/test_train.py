@@ -53,12 +53,24 @@ def test_a_column_is_scaled_by_the_part_that_is_trained_on(tmp_path):
     ("x,y\n1,2\n3,four\n", "y", "column 'y' holds 'four' in line 3"),
     ("x,y\n1,2\n3\n", "y", "column 'y' holds '' in line 3"),
     ("x,y\n1,nan\n", "y", "column 'y' holds 'nan' in line 2"),
+    ("x;y\n1;2,5\n", "y", "column 'y' holds '2,5' in line 2, which is no finite number\nFill the gap, write a decimal point"),
+    ("y,x,y\n1,2,3\n", "y", "there are 2 columns 'y'\n  columns  y, x, y\nGive each"),
+    ("x,y\n1,1e300\n2,-1e300\n3,1e300\n4,-1e300\n", "y", "the numbers of column 'y' are too large to be scaled\n  largest  1e[+]300"),
 ])
 def test_a_table_that_does_not_fit_is_refused(tmp_path, content, column, words):
     file = tmp_path / "table.csv"
     file.write_text(content)
     with pytest.raises(tg.errors.DomainError, match=words):
         corpora.read_series(file, column)
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_columns_are_parted_by_what_the_header_has_most_of(tmp_path, sign):
+    file = tmp_path / "table.csv"
+    rows = [("day", "y"), *(("x", str(t)) for t in range(9))]
+    file.write_text("\ufeff" + "\n".join(sign.join(row) for row in rows), encoding="utf-8")
+    series = corpora.read_series(file, "y")
+    np.testing.assert_allclose(series.values * series.deviation + series.mean, np.arange(9))
 
 
 def test_a_constant_column_has_a_scale():
@@ -79,7 +91,7 @@ def test_a_chunk_longer_than_the_text_is_refused():
     assert corpora.parted(text, 17) == 18
     with pytest.raises(tg.errors.DomainError, match="a chunk of 18 steps is longer than the text"):
         corpora.parted(text, 18)
-    with pytest.raises(tg.errors.DomainError, match="a chunk of 1 steps is longer than the text"):
+    with pytest.raises(tg.errors.DomainError, match="(?s)a chunk of 1 steps is longer than the text.*\nPass a longer text[.]$"):
         corpora.parted(corpora.text("abc"), 1)
 
 
@@ -199,6 +211,44 @@ def test_the_state_is_carried_over_chunks_and_the_gradient_is_not():
     before = [p.numpy().copy() for p in run.network.parameters()]
     run.update()
     assert all(np.any(p.numpy() != old) for p, old in zip(run.network.parameters(), before))
+
+
+def test_what_is_not_finite_is_named_by_op_and_step():
+    run = a_run()
+    run.update()
+    before = {name: p.numpy().copy() for name, p in run.network.named_parameters()}
+    run.network.recurrent.cells[0].weight_hh.data = np.full(run.network.recurrent.cells[0].weight_hh.shape, np.inf)
+    with pytest.raises(tg.errors.NonFiniteError) as error:
+        run.update()
+    assert str(error.value) == """\
+train text: the loss of update 2 is nan
+  lr     0.003
+  first  matmul(a, b): self.weight_hh comes in with an infinity, at step 0
+Pass a smaller --lr or --clip; the last snapshot is from before."""
+    assert all(np.array_equal(p.numpy(), before[name]) for name, p in run.network.named_parameters() if "weight_hh" not in name) and run.updates == 1
+
+
+def test_a_gradient_that_is_not_finite_is_named_by_op_and_step():
+    run = a_run(hidden=2)
+    run.network.recurrent.cells[0] = Edge(run.network.recurrent.cells[0])  # its value is finite, its derivative is not
+    with pytest.raises(tg.errors.NonFiniteError, match=r"train text: update 1: the gradient of parameter \S+ is not finite\n  lr     0.003\n"
+                                                       r"  first  sqrt\(x\): an infinity is born in the backward pass, in the cotangent of x, at step 6\n"):
+        run.update()
+    assert run.updates == 0
+
+
+class Edge(tg.nn.Module):
+    """A cell whose output has the square root of 0 in it."""
+
+    def __init__(self, cell):
+        self.cell = cell
+
+    def __call__(self, state, x):
+        state, y = self.cell(state, x)
+        return state, y + tg.sqrt(y * 0.0)
+
+    def initial_state(self, batch):
+        return self.cell.initial_state(batch)
 
 
 def test_an_epoch_starts_from_a_fresh_state():

@@ -134,12 +134,12 @@ def parser():
 def _train_options(sub):
     # options that make a run what it is have no default here: --resume must see which of them were given
     sub.add_argument("file", nargs="?", metavar="TEXTFILE", help="UTF-8 text, or CSV with --csv; without it Python's own help texts (pydoc_data.topics)")
-    sub.add_argument("--csv", metavar="COLUMN", help="the file is CSV: forecast this column one step ahead")
+    sub.add_argument("--csv", metavar="COLUMN", help="the file is CSV (parted by commas, semicolons or tabs): forecast this column one step ahead")
     for name, kind, text in (
         ("cell", str, f"{', '.join(CELLS)}, or FILE.py:Cell, called as Cell(input_size, hidden_size) (gru)"),
         ("layers", _positive, "recurrent layers (1)"),
         ("hidden", _positive, "units in a layer (128)"),
-        ("dropout", float, "between layers, while training (0)"),
+        ("dropout", _share, "between layers, while training (0)"),
         ("tbptt", _positive, "steps in a chunk: how far back a gradient goes (64)"),
         ("batch", _positive, "streams that are read side by side (32, or what the file has room for)"),
         ("optimizer", str, "adam, adamw, rmsprop, adagrad or sgd (adam)"),
@@ -158,25 +158,23 @@ def _train_options(sub):
     sub.add_argument("--plot", type=Path, default=None, metavar="FILE.png", help="draw the losses (needs matplotlib)")
 
 
-def _positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+def _number(kind, fits, what):
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return read
 
 
-def _seed(text):
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return value
-
-
-def _rate(text):
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+_positive = _number(int, lambda n: n > 0, "a positive whole number")
+_seed = _number(int, lambda n: n >= 0, "a whole number of at least 0")
+_rate = _number(float, lambda x: 0 < x < float("inf"), "a positive number")
+_share = _number(float, lambda x: 0 <= x < 1, "a share of at least 0 and below 1")
 
 
 # ---- the commands -------------------------------------------------------------------------------------------
@@ -191,7 +189,7 @@ def demo(arguments):
 def train(arguments):
     from .laboratory import maker
     from .progress import bar
-    from .training import loop, report
+    from .training import loop, report, snapshot
     from .training import run as runs
 
     given = {name: value for name, value in vars(arguments).items() if name in runs.Settings.__dataclass_fields__}
@@ -204,12 +202,10 @@ def train(arguments):
             given.setdefault("dtype", "float64")  # what a cell makes unless it is told otherwise
         run = runs.Run(corpus, runs.settings_for(corpus, given), make_cell)
         path = arguments.save or Path("out") / f"{Path(corpus.name).stem if arguments.file else 'pydoc_topics'}.npz"
-        if path.exists():
-            older = path.with_suffix(".previous.npz")
-            path.replace(older)
-            print(f"the earlier {path} is now {older}")
     if arguments.plot:
         report.check_drawable(arguments.plot)  # not after hours of training
+    if not arguments.resume and (older := snapshot.set_aside(path)):
+        print(f"the earlier {path} is now {older}")
     print(report.opening(run))
     updates = arguments.updates or arguments.epochs * len(run.chunks)
     with loop.interrupts() as stopped, contextlib.closing(bar(updates, initial=run.updates, desc="training", unit="update")) as progress:
@@ -228,12 +224,17 @@ def _resumed(arguments, given):
 
     saved = runs.load(arguments.resume)
     for name, value in given.items():
-        if value != getattr(saved.settings, name):
+        if value != getattr(saved.settings, name) and not (name == "cell" and _own(value) and _own(saved.settings.cell)):
             raise errors.StateError(f"--{name} {value} does not fit --resume: {arguments.resume} was made with {name} {getattr(saved.settings, name)}")
     named = saved.corpus.name if saved.corpus.name != "pydoc_data.topics" else None
     column = getattr(saved.corpus, "column", None)
     corpus = _corpus(arguments.file or named, arguments.csv or column)
     return runs.Run(corpus, saved.settings, maker(given.get("cell"), saved)).restore(saved)
+
+
+def _own(cell):
+    """Whether a cell stands in a file of somebody's own, which may have been moved."""
+    return ".py" in cell
 
 
 def _corpus(file, column):
@@ -251,6 +252,9 @@ def sample(arguments):
     from .training import load, report
 
     saved = load(arguments.snapshot)
+    made_with = saved.settings.cell
+    if arguments.cell not in (None, made_with) and not (_own(arguments.cell) and _own(made_with)):
+        raise errors.StateError(f"--cell {arguments.cell} does not fit: {arguments.snapshot} was made with cell {made_with}")
     print(report.generated(saved, maker(arguments.cell, saved), arguments.length, prompt=arguments.prompt,
                            temperature=arguments.temperature, seed=arguments.seed))
 

@@ -79,7 +79,11 @@ MODELS = (
 
 
 def run(folder="out", *, quick=False, say=print):
-    """Show everything; returns whether every gradient agreed. `quick` trains for a fiftieth of the epochs."""
+    """Show everything; returns whether every gradient agreed. `quick` trains for a fiftieth of the epochs.
+
+    Raises: OSError when there can be no such folder.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)  # not after half a minute
     agreed, histories = True, []
     for model in MODELS:
         say(f"\n{model.title}\n{'─' * len(model.title)}")
@@ -240,7 +244,6 @@ def pictures(folder, histories):
     except ImportError:
         yield "No pictures: install matplotlib to get them (pip install 'tinygrad-rnn[lab]')."
         return
-    folder.mkdir(parents=True, exist_ok=True)
     for name, draw in (("loss", _draw_losses), ("sine", _draw_sine), ("gradient_norms", _draw_gradients)):
         figure = Figure(figsize=(10, 6), layout="constrained")
         FigureCanvasAgg(figure)

@@ -31,7 +31,7 @@ def subject(spec, sizes):
     else:
         found = userfile.fetch(spec)
         beside = vars(userfile.run(spec.rpartition(":")[0]))
-    cell = found(sizes.input, sizes.hidden) if isinstance(found, type) else found
+    cell = userfile.call(spec, found, sizes.input, sizes.hidden) if isinstance(found, type) else found
     if not callable(cell):
         raise ArgumentError(message(spec, "this cannot be called", {"type": type(cell).__name__}, "Pass a class, an object or a function: cell(state, x)."))
     state, xs = beside.get("state"), beside.get("xs")
@@ -62,7 +62,7 @@ def maker(spec, saved=None):
     if not callable(cell):
         raise ArgumentError(message(spec, "this cannot be called", {"type": type(cell).__name__}, "Pass a class: Cell(input_size, hidden_size)."))
     takes_rng = "rng" in getattr(inspect.signature(cell), "parameters", ())
-    return lambda inputs, hidden, rng: cell(inputs, hidden, **({"rng": rng} if takes_rng else {}))
+    return lambda inputs, hidden, rng: userfile.call(spec, cell, inputs, hidden, **({"rng": rng} if takes_rng else {}))
 
 
 def derive(spec, what, sizes, *, optimized=False, latex=False):

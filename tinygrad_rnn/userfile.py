@@ -5,6 +5,7 @@ file something went wrong. Refuses to know what the name is used for. Below it: 
 """
 
 import importlib.util
+import inspect
 import sys
 import traceback
 from importlib.machinery import SourceFileLoader
@@ -29,6 +30,19 @@ def fetch(spec):
     except AttributeError:
         own = [n for n, value in vars(module).items() if not n.startswith("_") and getattr(value, "__module__", None) == module.__name__]
         raise ArgumentError(message(spec, f"{path} defines no {name}", {"it defines": ", ".join(own) or "nothing"}, "Pass one of its names.")) from None
+
+
+def call(spec, found, *arguments, **options):
+    """What a class or a function of somebody's own makes of these arguments.
+
+    Raises: ArgumentError when it does not take them; whatever it raises.
+    """
+    try:
+        inspect.signature(found).bind(*arguments, **options)
+    except TypeError as error:
+        shown = ", ".join([*map(repr, arguments), *options])
+        raise ArgumentError(message(spec, f"it cannot be called with ({shown}): {error}", {}, "Let it take these arguments.")) from error
+    return found(*arguments, **options)
 
 
 def run(path):

@@ -101,20 +101,24 @@ def topics():
 
 
 def read_series(path, column):
-    """A column of a CSV file with a header line as a Series.
+    """A column of a CSV file with a header line as a Series. Commas, semicolons or tabs part the columns: what the header has most of.
 
-    Raises: DomainError for an empty file, an unknown column, or an entry that is no finite number, naming its line;
-    OSError when the file cannot be read.
+    Raises: DomainError for an empty file, a column that is not there or there twice, or an entry that is no finite
+    number, naming its line; OSError when the file cannot be read.
     """
     who, values = f"train {path}", []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
+            first = file.readline()
+            file.seek(0)
+            rows = csv.reader(file, delimiter=max(",;\t", key=first.count))
             header = [name.strip() for name in next(rows, [])]
             if not header:
                 raise DomainError(message(who, "the file is empty", {}, "Pass a CSV file with a header line."))
-            if column not in header:
-                raise DomainError(message(who, f"there is no column {column!r}", {"columns": ", ".join(header)}, "Pass one of these to --csv."))
+            if header.count(column) != 1:
+                what = f"there are {header.count(column)} columns" if column in header else "there is no column"
+                remedy = "Give each a name of its own." if column in header else "Pass one of these to --csv."
+                raise DomainError(message(who, f"{what} {column!r}", {"columns": ", ".join(header)}, remedy))
             place = header.index(column)
             for row in rows:
                 if row:
@@ -133,19 +137,25 @@ def _number(entry, who, column, line):
         value = np.nan
     if not np.isfinite(value):
         raise DomainError(message(who, f"column {column!r} holds {entry!r} in line {line}, which is no finite number", {},
-                                  "Fill the gap or leave the line out."))
+                                  "Fill the gap, write a decimal point, or leave the line out."))
     return value
 
 
 def series(values, name="series", column="y"):
     """An array of numbers as a Series; its scale is that of the part to be trained on.
 
+    Raises: DomainError for numbers so large that their deviation overflows.
+
     Example:
         >>> tg.training.corpus.series(np.array([1.0, 3.0, 7.0, 9.0])).values
         array([-1.,  1.,  5.,  7.])
     """
     seen = values[: max(1, held_out_from(len(values)))]
-    mean, deviation = float(seen.mean()), float(seen.std()) or 1.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = float(seen.mean()), float(seen.std()) or 1.0
+    if not np.isfinite(deviation):
+        raise DomainError(message(f"train {name}", f"the numbers of column {column!r} are too large to be scaled",
+                                  {"largest": f"{np.abs(values).max():.3g}"}, "Write them in another unit."))
     return Series(name, column, mean, deviation, (values - mean) / deviation)
 
 
@@ -166,7 +176,7 @@ def parted(corpus, steps):
     if start <= steps:
         facts = {f"{corpus.units} to train on": start, "needed": steps + 1}
         raise DomainError(message(f"train {corpus.name}", f"a chunk of {steps} steps is longer than the {corpus.kind}", facts,
-                                  f"Pass a longer {corpus.kind}, or --tbptt {max(1, start - 1)} or less."))
+                                  f"Pass a longer {corpus.kind}" + (f", or --tbptt {start - 1} or less." if start > 1 else ".")))
     return start
 
 

@@ -5,6 +5,7 @@ Knows when a snapshot is written. Refuses to know what an update is and what is 
 
 import contextlib
 import signal
+import time
 
 from . import report
 
@@ -12,21 +13,25 @@ from . import report
 def train(run, updates, every, path, *, bar, stopped=lambda: False):
     """Update until there have been `updates`, or until `stopped()`.
 
-    At the start and after every `every` updates the losses are reported to `bar`, with an example, and the snapshot is written;
-    it is also written at the end, if that is no exception.
+    At the start and after every `every` updates the losses and the speed are reported to `bar`, with an example, and the
+    snapshot is written; it is also written at the end, if that is no exception.
 
     Raises: what `Run.update` raises; the snapshot is then the last one.
     """
     if not run.history:
         bar.write(report.line(run, run.report()))
     run.save(path)
+    read, began = 0, time.perf_counter()
     while run.updates < updates and not stopped():
+        read += run.chunk[0].size
         bar.set_postfix_str(report.figures(run.corpus, run.update()), refresh=False)
         bar.update()
         if run.updates % every == 0 or run.updates == updates:
-            bar.write(report.line(run, run.report()))
+            speed = read / (time.perf_counter() - began)
+            bar.write(report.line(run, run.report(), speed))
             bar.write(report.example(run))
             run.save(path)
+            read, began = 0, time.perf_counter()
     run.save(path)
 
 

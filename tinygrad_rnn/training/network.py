@@ -21,7 +21,7 @@ def built_in(name):
     Raises: DomainError for an unknown name.
     """
     if name not in CELLS:
-        raise DomainError(message("train --cell", f"there is no cell {name!r}", {"cells": ", ".join(CELLS)}, "Pass one of these, or FILE.py:Cell."))
+        raise DomainError(message("--cell", f"there is no cell {name!r}", {"cells": ", ".join(CELLS)}, "Pass one of these, or FILE.py:Cell."))
     return lambda inputs, hidden, rng: CELLS[name](inputs, hidden, rng=rng)
 
 
@@ -64,7 +64,7 @@ class Network(nn.Module):
 
 def _trainable(cell):
     if not isinstance(cell, nn.Module) or not cell.parameters():
-        raise ArgumentError(message("train --cell", "the cell has no parameters that could be trained", {"cell": type(cell).__name__},
+        raise ArgumentError(message("--cell", "the cell has no parameters that could be trained", {"cell": type(cell).__name__},
                                     "Derive its class from tg.nn.Module, and make its weights with tg.tensor(…, requires_grad=True)."))
     return cell
 
@@ -96,7 +96,9 @@ def _drawn(scores, temperature, rng):
     """A character: adding Gumbel noise and taking the largest draws from the softmax of the scores."""
     if temperature == 0:
         return int(np.argmax(scores))
-    return int(np.argmax(scores / temperature + rng.gumbel(size=scores.shape)))
+    with np.errstate(over="ignore"):  # at a temperature near 0 all but the largest end at −inf
+        below = (scores - scores.max()).astype(float) / temperature
+    return int(np.argmax(below + rng.gumbel(size=scores.shape)))
 
 
 def forecast(network, series, length):

@@ -27,11 +27,12 @@ def opening(run):
     return text
 
 
-def line(run, report):
-    """One report as a line."""
+def line(run, report, speed=None):
+    """One report as a line; `speed` is how many characters or numbers were trained on in a second."""
     updates, seen, held_out = report
     trained = "" if math.isnan(seen) else f"  trained on: {figures(run.corpus, seen)}"
-    return f"update {updates:>6}  epoch {updates / len(run.chunks):6.2f}  held out: {figures(run.corpus, held_out)}{trained}"
+    pace = "" if speed is None else f"  {speed:,.0f} {run.corpus.units}/s"
+    return f"update {updates:>6}  epoch {updates / len(run.chunks):6.2f}  held out: {figures(run.corpus, held_out)}{trained}{pace}"
 
 
 def example(run, length=120):
@@ -57,7 +58,8 @@ def figures(corpus, loss):
 def check_drawable(path):
     """Refuse a picture that could not be drawn.
 
-    Raises: MissingExtraError without matplotlib; DomainError for a file name whose ending is no kind of picture.
+    Raises: MissingExtraError without matplotlib; DomainError for a file name whose ending is no kind of picture; OSError
+    for a place where nothing can be written.
     """
     try:
         from matplotlib.backend_bases import FigureCanvasBase
@@ -66,6 +68,11 @@ def check_drawable(path):
     kinds = FigureCanvasBase.get_supported_filetypes()
     if Path(path).suffix[1:] not in kinds:
         raise DomainError(message(f"train --plot {path}", "the ending of the name is no kind of picture", {"kinds": ", ".join(kinds)}, "Name it *.png."))
+    path, existed = Path(path), Path(path).exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("ab").close()
+    if not existed:
+        path.unlink()
 
 
 def picture(run, path):
@@ -84,8 +91,11 @@ def picture(run, path):
 def generated(saved, make_cell, length, *, prompt=None, temperature=1.0, seed=0):
     """What a saved network writes, or the numbers that it expects, one a line.
 
-    Raises: StateError when the snapshot does not fit its own facts; what `write` raises.
+    Raises: StateError when the snapshot does not fit its own facts; DomainError for a prompt or a temperature where
+    numbers are forecast; what `write` raises.
     """
+    if saved.corpus.kind == "series" and (prompt is not None or temperature != 1.0):
+        raise DomainError(message("sample", "a prompt and a temperature are for texts; this network forecasts numbers", {}, "Leave them out."))
     network, _ = network_of(saved.corpus, saved.settings, make_cell)
     with saved.fitting(f"sample {saved.path}"):
         network.eval().load_state_dict(saved.part("parameter"))

@@ -3,7 +3,7 @@
 Knows truncated backpropagation through time over streams that run side by side: the state is carried from chunk to
 chunk, the gradient is not. All that a run is (parameters, the optimiser's memory, the carried state, the place in the
 data, the generator) goes into its snapshot, so that a run which was cut off and resumed ends in the same bits as one
-which was not. Refuses to know the command line. Below it: network, corpus, snapshot, optim.
+which was not. Refuses to know the command line. Below it: network, corpus, snapshot, optim, explain.anomaly.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import optim, trees
 from ..errors import DomainError, NonFiniteError, StateError, message
+from ..explain import anomaly
 from ..ops import stop_gradient
 from ..tensor import no_grad
 from . import corpus as corpora
@@ -80,33 +81,52 @@ class Run:
 
     # ---- training -------------------------------------------------------------------------------------------
 
+    @property
+    def chunk(self):
+        """What the next update is made from: (steps, B) values, and the same one step later."""
+        return self.chunks[self.updates % len(self.chunks)]
+
     def update(self):
         """One chunk: forward, backward, clip, step; returns the mean loss of the chunk.
 
-        Raises: NonFiniteError when the loss or a gradient is not finite; nothing has been changed then.
+        Raises: NonFiniteError when the loss or a gradient is not finite, which names the op and the time step where the
+        first such value was born; no parameter has been changed then.
         """
-        place = self.updates % len(self.chunks)
-        x, targets = self.chunks[place]
+        (x, targets), carried = self.chunk, self.state if self.updates % len(self.chunks) else None
         self.optimizer.zero_grad()
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for below, and named
-            loss, state = self.network.train().loss(x, targets, self.state if place else None)
+        with np.errstate(all="ignore"):  # what is not finite is looked for below, and named
+            loss, state = self.network.train().loss(x, targets, carried)
             value = loss.item()
-            if not math.isfinite(value):
-                raise NonFiniteError(message(f"train {self.corpus.name}", f"the loss of update {self.updates + 1} is {value}", {"lr": self.settings.lr},
-                                             "Pass a smaller --lr or --clip; the last snapshot is from before."))
-            loss.backward()
-        optim.clip_grad_norm_(self.network, self.settings.clip)
+            if math.isfinite(value):
+                loss.backward()
+        if not math.isfinite(value):
+            raise self._not_finite(f"the loss of update {self.updates + 1} is {value}", x, targets, carried)
+        try:
+            optim.clip_grad_norm_(self.network, self.settings.clip)
+        except NonFiniteError as error:
+            what = str(error).partition(": ")[2].splitlines()[0]
+            raise self._not_finite(f"update {self.updates + 1}: {what}", x, targets, carried) from error
         self.optimizer.step()
         self.state = trees.map(stop_gradient, state)
         self.updates += 1
         self.recent.append(value)
         return value
 
+    def _not_finite(self, what, x, targets, carried):
+        """The error for a chunk, computed once more under watch: with another mask of dropout it may pass."""
+        facts = {"lr": self.settings.lr}
+        try:
+            with anomaly():
+                self.network.loss(x, targets, carried)[0].backward()
+        except NonFiniteError as error:
+            facts["first"] = str(error).splitlines()[0]
+        return NonFiniteError(message(f"train {self.corpus.name}", what, facts, "Pass a smaller --lr or --clip; the last snapshot is from before."))
+
     def evaluate(self):
         """The mean loss on what is never trained on; each stream's state has read what comes before its part."""
         total, count, state = 0.0, 0, None
         self.network.eval()
-        with no_grad(), np.errstate(over="ignore", invalid="ignore"):
+        with no_grad(), np.errstate(all="ignore"):
             if len(self.lead):
                 _, state = self.network(self.lead)
             for x, targets in self.held_out:
@@ -147,9 +167,10 @@ class Run:
         with saved.fitting(who):
             self.network.load_state_dict(saved.part("parameter"))
             self.optimizer.load_state_dict(saved.part("optimizer"))
-            carried = [saved.part("state")[str(i)].reshape(leaf.shape).astype(leaf.dtype, casting="no") for i, leaf in enumerate(leaves)]
             self.updates, self.rng.bit_generator.state = int(saved.facts["updates"]), saved.facts["rng"]
-            self.state = trees.unflatten(structure, carried) if self.updates else None
+            if self.updates:  # before the first one there is no state to carry
+                carried = [saved.part("state")[str(i)].reshape(leaf.shape).astype(leaf.dtype, casting="no") for i, leaf in enumerate(leaves)]
+                self.state = trees.unflatten(structure, carried)
             self.recent, self.history = saved.arrays["recent"].tolist(), [(int(n), *losses) for n, *losses in saved.arrays["history"].tolist()]
         return self
 

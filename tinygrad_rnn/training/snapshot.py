@@ -27,7 +27,24 @@ def save(path, arrays, facts):
         ({'w': array([1., 1.])}, {'step': 7})
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    files.save(path, arrays, {"kind": KIND, "version": VERSION, "arrays": list(arrays), "facts": facts})
+    try:
+        files.save(path, arrays, {"kind": KIND, "version": VERSION, "arrays": list(arrays), "facts": facts})
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error  # not the name of a file that is put in its place
+
+
+def set_aside(path):
+    """Rename the snapshot that is at `path`, if there is one, to NAME.previous.npz; returns its new path, or None.
+
+    Raises: what `load` raises if something else has this name: it is left alone; OSError.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    load(path)
+    older = path.with_suffix(f".previous{path.suffix}")
+    path.replace(older)
+    return older
 
 
 def load(path):
