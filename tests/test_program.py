@@ -161,6 +161,19 @@ def test_the_fast_form_of_a_random_cell_is_its_plain_form(recipe, reverse):
     assert_same(f(True), f(False), 1e-10)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_product_that_is_part_of_a_concatenation(batch):
+    """NumPy's dot writes into one piece of memory only: a slice of some columns is none, unless there is one row."""
+    h0, xs, V = rng.normal(size=(batch, H)), rng.normal(size=(T, batch, H)), rng.normal(size=(2 * H, H))
+
+    def cell(h, x):
+        h = tg.tanh(tg.concatenate([h @ U, h * x], axis=1) @ V)
+        return h, h
+
+    f = lambda U, compiled: tg.sum(tg.scan(cell, h0, xs @ U, compiled=compiled)[1])
+    assert_same(tg.grad(f)(U, True), tg.grad(f)(U, False), 1e-12)
+
+
 # ---- spelling -----------------------------------------------------------------------------------------------
 
 

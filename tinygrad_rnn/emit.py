@@ -114,18 +114,22 @@ class Source(StepText):
     def _part(self, results):
         """Which calls outside the loop are made block by block (`early`, `late`) and which at once (`whole`).
 
-        `full` are the results of the former that somebody reads whole: they are written into their place in a stack.
+        `full` are the results of the former that somebody reads whole: they are written into their place in a stack. `tallies`
+        are sums over time that grow block by block, `passing` what the loop keeps no longer than for a block.
         """
         s = self.s
         lifted = [c for c in (*s.before, *s.after) if self.live(c) and c not in s.summing]
-        made, flows = {v for c in lifted for v in c.outs}, set()
+        made, flows = {v for c in lifted for v in c.outs}, {s.stacked[v] for v in s.stored}
         for call in lifted:
-            rows = call.op.name != "matmul" or call in s.before or isinstance(call.args[1], np.ndarray)  # other products want all rows
+            rows = call.op.name != "matmul" or call in s.before or call.args[1].shape[-1:] == (1,)  # other products want all rows
             if rows and all(a in flows or a not in made for a in call.inputs):
                 flows.update(call.outs)
-        whole = {a for c in s.after if c in s.summing and self.live(c) for a in c.inputs} | results
         inner = {s.stacked.get(a, a) for c in s.inside for a in c.inputs} | {s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value)}
+        summing = [c for c in s.after if c in s.summing and self.live(c)]
+        self.tallies = [c for c in summing if c.op.name == "sum" and c.args[0] in flows and isinstance(c.statics["axis"], tuple) and 0 in c.statics["axis"]]
+        whole = {a for c in summing if c not in self.tallies for a in c.inputs} | results
         blocked, self.whole = set(), []
+        inner.update(c.args[0] for c in self.tallies)
         for call in reversed(lifted):
             used, asked = not inner.isdisjoint(call.outs), not whole.isdisjoint(call.outs)
             stack = len(call.outs) == 1 and has_out(call)
@@ -135,9 +139,11 @@ class Source(StepText):
             if not flows.issuperset(call.outs) or asked and not (stack and call in blocked):
                 self.whole.insert(0, call)
                 whole.update(call.inputs)
-        self.early, self.late = [c for c in s.before if c in blocked], [c for c in s.after if c in blocked]
+        self.early, self.late = [c for c in s.before if c in blocked], [c for c in s.after if c in blocked] + self.tallies
         self.blocked = [*self.early, *self.late]
         self.full = {v for c in self.blocked for v in c.outs if v in whole and has_out(c)}
+        viewed = {c.args[0] for c in s.inside if c.op.view and c.inputs}
+        self.passing = {v for v in s.stored if s.stacked[v] not in whole and v not in viewed} if self.blocked else set()
 
     def _write(self, sequences):
         s, loop = self.s, self.loop
@@ -158,7 +164,8 @@ class Source(StepText):
         self._straight(before, "before the loop: depends on the inputs only")
         self._loop(initial)
         after = [c for c in s.before if c in self.whole and c not in before]
-        self._straight([*after, *(c for c in s.after if self.live(c) and (c in s.summing or c in self.whole and c not in before))], "after the loop")
+        after += [c for c in s.after if self.live(c) and c not in self.tallies and (c in s.summing or c in self.whole and c not in before)]
+        self._straight(after, "after the loop")
         if self.short:
             words = sorted(self.short)
             self.lines.insert(0, f"    {', '.join(self.short[w] for w in words)} = {', '.join(f'np.{w}' for w in words)}")

@@ -34,6 +34,8 @@ class StepText:
     late: list
     blocked: list
     full: set
+    tallies: list
+    passing: set
     name: Callable[..., str]
     fresh: Callable[[str], str]
     scalar: Callable[..., str]
@@ -51,7 +53,8 @@ class StepText:
             self._state(state, value, start, made)
         self._joins(made)
         self.steps_of = {}  # in a block: sequence -> its slice
-        widths = [math.prod(v.shape) // SAMPLE * v.dtype.itemsize for c in self.blocked for v in c.outs]
+        widths = [math.prod(v.shape) // SAMPLE * v.dtype.itemsize for c in self.blocked if c not in self.tallies for v in c.outs]
+        widths += [v.size * v.dtype.itemsize for v in self.passing]
         self.block_size = size = max(1, BLOCK_BYTES // max(widths, default=BLOCK_BYTES))
         inside = SimpleNamespace(op=SimpleNamespace(view=False), outs=(), inputs=[self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs])
         self.block_names, self.block_room = set(), Room([*self.early, inside, *self.late], self.full)
@@ -136,7 +139,7 @@ class StepText:
     def _block(self, calls, first):
         """Calls on a block of steps: on slices of the sequences, into buffers of one block or the block's place in a stack."""
         room = self.block_room
-        inner = {v for c in self.blocked for v in c.outs}
+        inner = {v for c in self.blocked for v in c.outs} | {self.s.stacked[v] for v in self.passing}
         sequences = set(self.s.stacked.values()) | {v for c in (*self.s.before, *self.s.after) for v in c.outs}
 
         def read(arg):
@@ -151,6 +154,11 @@ class StepText:
 
         for k, call in enumerate(calls, first):
             out = call.outs[0]
+            if call in self.tallies:
+                total = self.name(out)
+                self.head.append(f"{total} = np.zeros({tuple_text(out.shape)}, {dtype_text(out)})")
+                self.block.append(f"{total} += {spell(call, [read(call.args[0])])[0]}")
+                continue
             plain = call.op.elementwise and has_out(call)
             texts = [(self.scalar(a, out.dtype), ATOM) if plain and type(a) in (int, float) else read(a) for a in call.args]
             if len(call.outs) > 1 or not has_out(call):
@@ -197,23 +205,34 @@ class StepText:
                 index = "..., " if axis == len(out.shape) - 1 else ":, " * axis
                 free = (isinstance(part, Value) and part in made and self._writes(made[part]) and part not in self.owner
                         and (part not in self.s.stored or out in self.s.stored) and part not in self.parts and part not in self.joined
-                        and sum(a is part for a in call.args) == 1 and part.dtype == out.dtype)
+                        and sum(a is part for a in call.args) == 1 and part.dtype == out.dtype
+                        and (made[part].op.name != "matmul" or math.prod(out.shape[:axis]) == 1))  # `dot` wants a place in one piece
                 if free:
                     self.parts[part] = out, index, f"{start}:{start + size}"
                 pieces.append((part, f"{index}{start}:{start + size}", free))
                 start += size
             self.joined[out] = pieces
+        self.passing = {v for v in self.passing if (self.s.stacked[v], "") not in self.names}  # the others live with a state
+        for part, (out, _, _) in self.parts.items():
+            if part in self.s.stored and part not in self.passing:
+                self.passing.discard(out)
+        self.passing -= {part for part, (out, _, _) in self.parts.items() if out not in self.passing}
 
     def _place_part(self, part):
         """The name of the slice of a joined buffer into which a part is written."""
         out, index, piece = self.parts[part]
         buffer, name = self._buffer(out), self.name(part)
         if out in self.s.stored:
-            lead = index if index.startswith("...") else ":, " + index
-            pieces = f"{self.names[self.s.stacked[out], '']}[{lead}{piece}]"
+            lead, stacked = index if index.startswith("...") else ":, " + index, self.s.stacked[out]
+            pieces = f"{self.steps_of[stacked] if out in self.passing else self.names[stacked, '']}[{lead}{piece}]"
             self.every(name, pieces, part.shape)
+            if out in self.passing:
+                self.block_names.add(pieces)
             if part in self.s.stored:
-                self.names[self.s.stacked[part], ""] = pieces
+                if out in self.passing:
+                    self.steps_of[self.s.stacked[part]] = pieces
+                else:
+                    self.names[self.s.stacked[part], ""] = pieces
         else:
             self.head.append(f"{name} = {buffer}[{index}{piece}]")
         return name
@@ -230,11 +249,18 @@ class StepText:
             name = self._place_part(value)
         elif value in self.s.stored:
             name, stacked = self.name(value), self.s.stacked[value]
-            buffer = self.name(stacked, "s")
-            self.head.append(f"{buffer} = np.empty((T{''.join(f', {n}' for n in value.shape) or ','}), {dtype_text(value)})")
-            self.every(name, buffer, value.shape)
-            self.names[stacked, ""] = buffer
-            self._home(value, stacked)
+            buffer, rest = self.name(stacked, "s"), "".join(f", {n}" for n in value.shape) or ","
+            if value in self.passing:
+                self.head.append(f"{buffer} = np.empty((min(T, {self.block_size}){rest}), {dtype_text(value)})")
+                part = self.steps_of[stacked] = self.fresh(buffer + "_b")
+                self.block.append(f"{part} = {buffer}[:n]")
+                self.block_names.add(part)
+                self.every(name, part, value.shape)
+            else:
+                self.head.append(f"{buffer} = np.empty((T{rest}), {dtype_text(value)})")
+                self.every(name, buffer, value.shape)
+                self.names[stacked, ""] = buffer
+                self._home(value, stacked)
         else:
             name = call is not None and (self.room.in_place(call, k) or self.room.again(call, k))
             if name:
