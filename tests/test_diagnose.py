@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.check import diagnose, diagnose_search
+from tinygrad_rnn.check.breakage import broken
+from tinygrad_rnn.check.bugs import catalogue
+from tinygrad_rnn.check.diagnose_delta import Base
+from tinygrad_rnn.check.diagnose_graph import Unrolled
 from tinygrad_rnn.sources import classifier, counting, elman, sine_wave, step_by_step
 
 spec = importlib.util.spec_from_file_location("planted", Path(__file__).parents[1] / "benchmarks" / "planted.py")
@@ -311,6 +315,53 @@ def test_a_loss_without_scan():
 
     report = diagnose(lambda p, x: tg.sum(tg.square(tg.tanh(x @ p["W"] + p["b"]))), params, data, by_hand)
     assert named(report) == {"W": {"activation derivative missing"}} and report.findings[0].step is None
+
+
+@pytest.mark.parametrize("cell", planted.CELLS)
+def test_carrying_back_the_difference_is_the_whole_walk(cell):
+    params, data = planted.point(cell, "every")
+    graph = Unrolled(planted.in_ops(cell, "every"), params, data)
+    library = list(catalogue(graph, rare=True))
+    for common in ([], [b for b in library if b.kind == "transpose missing"][:1]):
+        base, compared = Base(graph, common), 0
+        for b in library:
+            change, whole = base.under(b), broken(graph, [*common, b])
+            assert (change is None) == (whole is None), b.what
+            for name, g in (whole or {}).items():
+                np.testing.assert_allclose(change[name], g, rtol=1e-9, atol=1e-11, err_msg=b.what)
+                compared += 1
+        assert compared > 500
+
+
+def test_a_long_sequence_is_asked_about_its_first_steps(monkeypatch):
+    """What is found there is looked for in the whole; what shows in long sequences alone is found as well."""
+    def loss(p, x):
+        return tg.sum(tg.square(tg.scan(lambda h, x: (tg.tanh(x @ p["W"] + h @ p["U"]),) * 2, np.zeros((2, 3)), x)[1]))
+
+    def derivation(wrong, last):
+        def by_hand(p, x):
+            h = [np.zeros((2, 3))]
+            for t in range(len(x)):
+                h.append(np.tanh(x[t] @ p["W"] + h[t] @ p["U"]))
+            grads, dh = {name: np.zeros_like(v) for name, v in p.items()}, 0
+            for t in reversed(range(len(x))):
+                dz = (1 - h[t + 1] ** 2) * (2 * h[t + 1] + (dh if t != len(x) - 1 - last else 0))
+                grads["W"] += x[t].T @ dz
+                grads["U"] += h[t].T @ dz
+                dh = dz @ (p["U"] if wrong else p["U"].T)
+            return np.sum(np.square(h[1:])), grads
+
+        return by_hand
+
+    rng = np.random.default_rng(0)
+    params, data = {"W": rng.normal(size=(4, 3)), "U": rng.normal(size=(3, 3))}, (rng.normal(size=(30, 2, 4)),)
+    walks, under = [], Base.under
+    monkeypatch.setattr(Base, "under", lambda self, b: walks.append(self.graph.T) or under(self, b))
+    report = diagnose(loss, params, data, derivation(True, 30))
+    assert named(report) == {"W": {"transpose missing"}, "U": {"transpose missing"}} and {f.step for f in report.findings} == {28}
+    assert walks.count(30) < 20 < walks.count(6)
+    report = diagnose(loss, params, data, derivation(False, 9))
+    assert "(k = 8)" in str(report) and named(report) == {"W": {"carry cut after k steps"}, "U": {"carry cut after k steps"}}, str(report)
 
 
 # ---- messages -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ diagnose_search, diagnose_parting, diagnose_report, bugs, diagnose_graph.
 
 import inspect
 from collections import defaultdict
+from copy import copy
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from .. import trees
 from ..errors import ArgumentError, message
 from .bugs import catalogue
 from .diagnose_graph import Unrolled
-from .diagnose_parting import parting
+from .diagnose_parting import first_steps, parting
 from .diagnose_record import array, is_float, named_leaves, redrawn
 from .diagnose_report import MUTATES, RAISES, STATEFUL, Diagnosis, Finding, Parting
 from .diagnose_search import Search
@@ -197,9 +198,41 @@ class _Case:
             if not self.same_loss:
                 self.notes.append(f"the loss by hand is {value:.10g}, the loss is {graph.loss:.10g}; the gradients are those of the loss")
             return self._report([])
-        solution, unnamed = Search(self, wrong).run() if name else ([], wrong)
+        solution, unnamed = self._search(wrong) if name else ([], wrong)
         self.findings += solution
         return self._report(unnamed)
+
+    def _search(self, wrong):
+        """Findings, and what is left unnamed. Long sequences are asked about their first steps before: what fits there is tried first."""
+        short, pairs = self._shortened(wrong), True
+        if short is not None:
+            search, notes = Search(short, wrong), list(self.notes)
+            _, left = search.run(whole=False)
+            solution, unnamed = Search(self, wrong, only=search.seen).run(whole=False)
+            if not unnamed:
+                return solution, unnamed
+            self.notes, pairs = notes, not left
+        return Search(self, wrong, pairs=pairs).run()
+
+    def _shortened(self, wrong):
+        """The same question about the first steps of a long sequence, if the same gradients are wrong there."""
+        T, sizes = self.main.graph.T, {n for d in self.data for n in np.shape(d)}
+        n = next(n for n in (6, 7, 8, 9, 10) if n not in sizes or n == 10)
+        if self.function is None or T < 2 * n:
+            return None
+        short = copy(self)
+        short.notes, short.points = [], []
+        for point in self.points:
+            data = first_steps(point.data, T, n)
+            try:
+                answer = self.ask(point.params, data)
+                short.points.append(self.point(point.params, data, answer)[0])
+            except Exception:
+                return None
+        short.main = short.points[0]
+        short.data, short.params = short.main.data, short.main.params
+        agree = short.main.graph.T == n and set(short.main.given) == set(self.main.given) and self._wrong(short.main) == wrong
+        return short if agree else None
 
     def _single(self):
         return any(g.dtype == np.float32 for g in self.main.given.values()) or any(v.dtype == np.float32 for v in self.main.graph.values.values())

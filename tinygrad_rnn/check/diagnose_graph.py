@@ -216,10 +216,12 @@ class Unrolled:
 
         With `carry_hooks`, what crosses from one step to another is computed under those, and the rest under `hooks`.
         `order` is another order in which all users of a value come before it; `exchange` is a dict of node to partner: when
-        either is reached the two cotangents change places. `handed` is a pair of a function, which stands in for the sum that a
-        state gets back from the steps after it, and of the edges that sum comes over. `reroute` maps edges to another end. `override` gives nodes another cotangent, for what does not cross between steps. `visit(i, slot, contribution)` sees what goes over each edge.
+        either is reached the two cotangents change places. `handed` is a pair of a function, which stands in for the sum that
+        a state gets back from the steps after it, and of the edges that sum comes over. `reroute` maps edges to another end.
+        `override` gives nodes another cotangent, for what does not cross between steps. `visit(i, slot, contribution)` sees
+        what goes over each edge.
         """
-        channels = [_chains(self, hooks)] + ([] if carry_hooks is None else [_chains(self, carry_hooks)])
+        channels = [chained(self, hooks)] + ([] if carry_hooks is None else [chained(self, carry_hooks)])
         cots = [[None] * len(self.nodes) for _ in channels]
         for cot in cots:
             cot[self.index[self.root._node]] = np.ones(self.root.shape, self.root.dtype)
@@ -315,7 +317,8 @@ def without(slots, pull, g, saved=None):
     return [(slot, part) for slot, part in pull(g, saved) if slot not in slots]
 
 
-def _chains(graph, hooks):
+def chained(graph, hooks):
+    """For each node with hooks, one function that stands in for its `pull`."""
     chains = {}
     for table in hooks:
         for i, hook in table.items():

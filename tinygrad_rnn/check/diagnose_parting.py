@@ -26,18 +26,19 @@ def parting(case, names):
     return shorter or Parting(None, names[0])
 
 
+def first_steps(data, T, n):
+    """The first n of T steps of whatever has an axis of T."""
+    return tuple(np.take(d, range(n), np.shape(d).index(T)) if T in np.shape(d) else d for d in data)
+
+
 def _by_length(case, names):
     """Ask for the first 1, 2, … steps alone: wrong from n steps on means that the gradients part n − 1 steps before the last."""
     point = case.main
     T = point.graph.T
-    cut = [(k, axis) for k, d in enumerate(point.data) for axis, n in enumerate(np.shape(d)) if n == T]
-    if case.function is None or T < 2 or not cut:
+    if case.function is None or T < 2 or not any(T in np.shape(d) for d in point.data):
         return None
-    axes = {}
-    for k, axis in cut:
-        axes.setdefault(k, axis)
     for n in range(1, T + 1):
-        data = tuple(np.take(d, range(n), axes[k]) if k in axes else d for k, d in enumerate(point.data))
+        data = first_steps(point.data, T, n)
         try:
             graph = Unrolled(case.loss, point.params, data, point.graph.wanted)
             _, given = case.ask(point.params, data)

@@ -10,31 +10,35 @@ from collections import defaultdict
 import numpy as np
 
 from .breakage import SCOPES, Breakage, broken, options
+from .diagnose_delta import Base
 from .diagnose_forward import forwards
 from .diagnose_graph import Unrolled
 from .diagnose_record import array
 from .diagnose_report import INDEPENDENT, NOT_FINITE, Finding
-from .diagnose_tensors import View, alterations, close, factor
+from .diagnose_tensors import View, alterations, clipped_together, close, factor
 
 
 class Search:
     """Breakages and alterations, in rounds: each explains as many wrong gradients as one mistake can."""
 
-    def __init__(self, case, wrong):
-        self.case, self.points, self.main = case, case.points, case.points[0]
+    def __init__(self, case, wrong, only=None, pairs=True):
+        self.case, self.points, self.main, self.pairs = case, case.points, case.points[0], pairs
+        catalogue = self.main.catalogue()
+        self.library = catalogue if only is None else {key: catalogue[key] for key in only if key in catalogue}
+        self.seen = {}  # what fitted some gradient: keys of the catalogue
         self.left, self.common = list(wrong), []  # common: breakages that every gradient shares
         self.chains, self.views = {}, {}
         self.sizes = _sizes(self.main)
 
-    def run(self):
+    def run(self, whole=True):
+        """(findings, what is left unnamed); with `whole` false, without asking whether the targets matter."""
         found = self._not_finite() + self._of_another_forward()
         while self.left and self._round():
             pass
-        if self.left:
-            while self.left and self._pairs():
-                while self.left and self._round():
-                    pass
-        if self.left:
+        while self.pairs and self.left and self._pairs():
+            while self.left and self._round():
+                pass
+        if self.left and whole:
             found += self._independent()
         return found + self._findings(), list(self.left)
 
@@ -107,7 +111,7 @@ class Search:
             return groups
         for name in self.left:
             with np.errstate(all="ignore"):
-                for a in alterations(view, name, self.main.given[name], self.sizes):
+                for a in (*alterations(view, name, self.main.given[name], self.sizes), *clipped_together(view, self.main.given, len(self.points) > 1)):
                     if close(a.make(view, name), self.main.given[name], self.main.tolerance[name]) and self.fits(name, breakages, a):
                         groups.setdefault(a.key, (a, []))[1].append(name)
         return groups
@@ -118,11 +122,12 @@ class Search:
         graph = self.main.graph
         downstream = set().union(*(graph.downstream(name) for name in self.left))
         settled = [name for name in self.main.given if name not in self.left and name not in self.chains]
+        base = Base(graph, self.common)
         for rare in (False, True):
-            for b in self.main.catalogue().values():
+            for key, b in self.library.items():
                 if (b.rank > 2) != rare or not (b.exchange or b.window or b.handed or any(i in downstream for i in b.hooks)):
                     continue
-                grads = broken(graph, [*self.common, b])
+                grads = base.under(b)
                 if grads is None:
                     continue
                 names = [name for name in self.left if self.main.matches(grads, name)]
@@ -131,6 +136,7 @@ class Search:
                 if names:
                     lost = [name for name in settled if not self.main.matches(grads, name)]
                     found.append((b, names, lost))
+                    self.seen[key] = b
             if any(len(names) == len(self.left) and not lost for _, names, lost in found):
                 break
         return found
@@ -139,31 +145,38 @@ class Search:
         """Two mistakes at once, of the common kinds; the second may be an alteration."""
         graph = self.main.graph
         downstream = set().union(*(graph.downstream(name) for name in self.left))
-        short = [b for b in self.main.catalogue().values() if b.rank <= 2 and (b.exchange or b.handed or any(i in downstream for i in b.hooks))]
-        first = []
+        short = [b for b in self.library.values() if b.rank <= 2 and (b.exchange or b.handed or any(i in downstream for i in b.hooks))]
+        first, base = [], Base(graph, self.common)
         for b in short:
-            grads = broken(graph, [*self.common, b])
+            grads = base.under(b)
             if grads is not None and any(not close(grads[name], self.main.right[name], self.main.tolerance[name]) for name in self.left):
                 first.append((b, grads))
         for b, grads in first:  # a breakage and a factor, a clip or a transpose
             for name in self.left:
                 with np.errstate(all="ignore"):
                     view = View(graph, [*self.common, b], grads)
-                    for a in alterations(view, name, self.main.given[name], self.sizes):
+                    for a in alterations(view, name, self.main.given[name], self.sizes, common=True):
                         if (a.rank <= 1 and close(a.make(view, name), self.main.given[name], self.main.tolerance[name])
                                 and self.fits(name, [*self.common, b], a)):
                             self.common = [*self.common, b]
+                            self._note(b)
                             return True
-        short = [(b, grads) for b, grads in first if b.rank <= 1][:70]
+        most = min(70, int((2e6 / len(graph.nodes)) ** 0.5))  # all pairs of so many: some two million steps of a walk
+        short = [(b, grads) for b, grads in first if b.rank <= 1][:most]
         for n, (a, _) in enumerate(short):
+            base = Base(graph, [*self.common, a])
             for b, _ in short[:n]:
-                grads = broken(graph, [*self.common, a, b])
+                grads = base.under(b)
                 if grads is None:
                     continue
                 names = [name for name in self.left if self.main.matches(grads, name)]
                 if names and all(self.fits(name, [*self.common, a, b]) for name in names):
+                    self._note(a, b)
                     return self._accept([*self.common, a, b], None, names, [])
         return False
+
+    def _note(self, *breakages):
+        self.seen |= {key: b for key, b in self.library.items() if b in breakages}
 
     # ---- what needs no breakage -----------------------------------------------------------------------------
 
@@ -189,9 +202,8 @@ class Search:
                 extra = "" if abs(c - 1) < 1e-9 else f"; {factor(c, self.sizes)[0][1]}"
                 names, self.left = self.left, []
                 return [Finding(kind, name, None, what + extra, 0.95) for name in names]
-        self.case.notes.append("" if self.main.value is None else
-                               f"the loss by hand is {self.main.value:.10g}, the loss is {self.main.graph.loss:.10g}: by hand something else is computed")
-        self.case.notes = [note for note in self.case.notes if note]
+        if self.main.value is not None:
+            self.case.notes.append(f"the loss by hand is {self.main.value:.10g}, the loss is {self.main.graph.loss:.10g}: by hand something else is computed")
         return []
 
     def _independent(self):

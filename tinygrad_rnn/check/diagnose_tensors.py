@@ -75,8 +75,8 @@ def close(a, b, tolerance):
     return a.shape == b.shape and bool(np.all(np.abs(a - b) <= tolerance))
 
 
-def alterations(view, name, given, sizes):
-    """Everything that may have been done to one finished gradient, with free numbers fitted to `given`."""
+def alterations(view, name, given, sizes, common=False):
+    """What may have been done to one finished gradient, with free numbers fitted to `given`; everything, or what is `common`."""
     grad, weight = view.grads[name], view.graph.values[name]
     if given.shape != grad.shape:
         yield from _of_another_shape(view, name, given)
@@ -90,9 +90,10 @@ def alterations(view, name, given, sizes):
     yield from _weights(grad, weight, given, sizes)
     yield from _moved(view, name, grad, given)
     yield from _clipped(view, name, grad, given)
-    if view.graph.T > 1:
-        yield from _over_time(view, name)
-    yield from _of_another_value(view, name, given)
+    if not common:
+        if view.graph.T > 1:
+            yield from _over_time(view, name)
+        yield from _of_another_value(view, name, given)
 
 
 def _initial(graph):
@@ -205,6 +206,18 @@ def _clipped(view, name, grad, given):
                 yield Alteration(CLIPPED, f"the sum over time is clipped to ±{bound:g} after every step", 3, lambda v, n, c=bound: _running(v, n, c))
 
 
+def clipped_together(view, given, any_bound):
+    """All gradients scaled by one factor, such that their common norm is within a bound: one of the usual, or any."""
+    norm = lambda grads: np.sqrt(sum(float(np.sum(grads[name] ** 2)) for name in given))
+    if any(g.shape != view.grads[name].shape for name, g in given.items()):
+        return
+    bound, own = norm(given), norm(view.grads)
+    usual = [b for b in BOUNDS if abs(bound / b - 1) < 1e-9]
+    if bound < own * (1 - 1e-9) and (usual or any_bound):
+        yield Alteration(CLIPPED, f"all gradients together are clipped to norm {usual[0] if usual else bound:g}", 0 if usual else 1,
+                         lambda v, n: v.grads[n] * min(1.0, bound / norm(v.grads)))
+
+
 def _running(view, name, bound):
     total = view.parts[-1][name]
     for part in reversed(view.parts[:-1]):
@@ -233,11 +246,11 @@ def _over_time(view, name):
 
 def _of_another_value(view, name, given):
     """The cotangent of another value of the same shape: dh in place of dh_0, δ in place of dh."""
-    graph = view.graph
+    graph, size = view.graph, 1e-8 * np.abs(given).max(initial=0.0)
     for i, g in enumerate(view.cotangents):
         if g is None or isinstance(g, list) or np.shape(g) != given.shape or i in graph.names.values() or graph.where[i][0] is None:
             continue
-        if np.allclose(g, given, rtol=1e-9, atol=0):
+        if np.abs(g - given).max(initial=0.0) <= size:
             words = f"it is the gradient of {graph.label(i)} at t = {graph.time(i)}"
             kind, end = (INITIAL, ", one step short of the initial state") if name in _initial(graph) else (ANOTHER, "")
             yield Alteration(kind, words + end, 2,
