@@ -51,7 +51,7 @@ CALLED = {
     "every fiftieth call": "equal calls give different gradients",
     "single precision inside": "the rule loses precision inside",
     "reads memory in order": "the gradient depends on how the arrays lie in memory",
-    "reseeds NumPy": "the rule changes NumPy's global state",
+    "reseeds NumPy": "the rule changes global state",
     "one gradient missing": "the rule returns another number of gradients than inputs",
     "crashes at other sizes": "the rule raises ValueError",
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SHRINK = 8.0  # ratio of neighbouring steps, a power of two: x ± h then rounds as little as it can
-MIDDLE, WIDE, UPWARD = (10, 13, 16, 19, 22), (1, 4, 7, 25, 28, 31, 34, 37, 40), 60
+MIDDLE, WIDE, DEEP, UPWARD = (10, 13, 16, 19, 22), (1, 4, 7, 25, 28, 31, 34, 37, 40), range(43, 170, 3), 60
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Estimate:
         return bool(low - slack <= candidate <= high + slack)
 
 
-def derivative(phi, scale=1.0, noise=0.0, target=0.0, thorough=False):
+def derivative(phi, scale=1.0, noise=0.0, target=0.0, thorough=False, at_zero=False):
     """dφ/dt at t = 0 of a function of one number, by a sweep of central differences.
 
     Shapes: phi takes a float and returns one. `scale` is the length over which phi is expected to change, `noise` a
     bound on the rounding error of its value, `target` an error that is small enough to stop the sweep; `thorough` goes
-    through all steps in any case.
+    through all steps in any case, and `at_zero`, where what moves is 0 and can move by less than other numbers, far down.
 
     Source: the choice of a step by agreement of a sweep is that of Ridders, "Accurate computation of F'(x) and
     F'(x) F''(x)" (1982), without his extrapolation: a bound is wanted here, not the last digit.
@@ -82,6 +82,8 @@ def derivative(phi, scale=1.0, noise=0.0, target=0.0, thorough=False):
     found = look(MIDDLE)
     if thorough or found.error > max(target, 1e-7 * abs(found.value)):
         found = look(WIDE)
+    if thorough and at_zero:
+        found = look(DEEP)
     k = 1
     while k > -UPWARD and found.error > max(target, 1e-6 * abs(found.value)) and scale * 2.0**-k < 0.1:
         k -= 6  # a tiny x need not mean that the function changes over tiny lengths

@@ -192,6 +192,8 @@ class _Level:
                     found += [self._compare(i, np.unravel_index(k, x.shape)) for k in largest[:64]]
                     if any(c.verdict == WRONG and c.index is not None for c in found):
                         found = [c for c in found if c.index is not None]
+                    elif x.size <= 64:  # each of them has an explanation, then so has their sum
+                        found = [replace(c, verdict=UNKNOWN, reason="no single entry is wrong") if c.verdict == WRONG else c for c in found]
         return self._judge(i, found)
 
     def _compare(self, i, index):
@@ -243,13 +245,14 @@ class _Level:
     def _excused(self, found, i, u, along, scale):
         """What looks wrong, unless there is an innocent explanation."""
         sweep, innocent = derivative(along, scale, self.noise, thorough=True), ""
+        finer = derivative(along, scale, self.noise, thorough=True, at_zero=True) if np.all(self.point[i][u != 0] == 0) else sweep
         apart = abs(found.yours - found.numerical)
         if self.watcher.extreme:
             innocent = f"numbers near the limit of the range ({self.watcher.extreme[0]})"
         elif not np.isfinite(sweep.value) or sweep.jump:
             innocent = "the function jumps here"
         elif np.isfinite(found.yours):
-            if sweep.admits(found.yours, found.allowed):
+            if abs(found.yours - finer.value) <= found.allowed + SLACK * finer.error <= 0.5 * apart or sweep.admits(found.yours, found.allowed):
                 innocent = "differences settle on two values"
             elif sweep.kink and sweep.between(found.yours, found.allowed):
                 innocent = KINK

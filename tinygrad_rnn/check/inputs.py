@@ -10,6 +10,7 @@ shapes agree are never made to broadcast against each other, which a right rule 
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,16 +36,18 @@ VALUES = {
     "sorted values": lambda rng, shape: np.sort(rng.normal(size=shape), axis=-1) if shape else rng.normal(size=shape),
 }
 GENTLE = ("as given", "values like those given", "random values", "positive values")  # where a crash has no excuse
-SPECIAL = ("some zeros", "all zeros", "ties", "all equal", "integers", "positive integers", "values up to 1e5")
+SPECIAL = ("the values in another order", "equal inputs", "a mask all true", "a mask all false")  # beside VALUES
 
 
 @dataclass(frozen=True)
 class Case:
-    """Arrays to try, and what is particular about them; `gentle` when a right rule must not raise on them."""
+    """Arrays to try, and what is particular about them; `gentle` when a right rule must not raise on them, `turned` when a
+    size that was the larger of two became the smaller: there a right rule may even give another shape."""
 
     label: str
     arrays: tuple
     gentle: bool = True
+    turned: bool = False
 
 
 class Kind:
@@ -140,11 +143,15 @@ def free_axes(forward, arrays, rng):
 
 def sized(kinds, sizes, rng):
     """The arrays with the axes of each group at a new size."""
+    return tuple(kind.resized(rng, shape) if shape != kind.array.shape else kind.array.copy() for kind, shape in zip(kinds, _shapes(kinds, sizes)))
+
+
+def _shapes(kinds, sizes):
     shapes = [list(kind.array.shape) for kind in kinds]
     for group, size in sizes.items():
         for i, axis in group:
             shapes[i][axis] = size
-    return tuple(kind.resized(rng, tuple(shape)) if tuple(shape) != kind.array.shape else kind.array.copy() for kind, shape in zip(kinds, shapes))
+    return [tuple(shape) for shape in shapes]
 
 
 def other_values(arrays, rng):
@@ -153,6 +160,7 @@ def other_values(arrays, rng):
     like = lambda: tuple(kind.like(rng, x.shape) for kind, x in zip(kinds, arrays))
     yield Case("values like those given", like())
     yield Case("values like those given", like())
+    yield Case("the values in another order", tuple(x.ravel()[::-1].reshape(x.shape) if kind.free else x for kind, x in zip(kinds, arrays)), False)
     free = [i for i, kind in enumerate(kinds) if kind.free]
     for label, draw in VALUES.items():
         together = [] if "zeros" in label and len(free) > 1 else [free]  # 0 to the power 0 is nobody's first thought
@@ -164,6 +172,9 @@ def other_values(arrays, rng):
             drawn = list(like())
             drawn[j] = drawn[i].astype(arrays[j].dtype)
             yield Case("equal inputs", tuple(drawn), False)
+    if any(kind.special == "mask" for kind in kinds):
+        for label, value in (("a mask all true", True), ("a mask all false", False)):
+            yield Case(label, tuple(np.full_like(x, value) if kind.special == "mask" else y for kind, x, y in zip(kinds, arrays, like())), False)
     if any(kind.special == "indices" for kind in kinds):
         same = [np.full_like(x, x.flat[-1]) if k.special == "indices" and x.size else y for k, x, y in zip(kinds, arrays, like())]
         yield Case("equal indices", tuple(same))
@@ -176,20 +187,20 @@ def other_sizes(forward, arrays, rng):
     kinds, groups = [Kind(x) for x in arrays], free_axes(forward, arrays, rng)
     name = lambda group: ", ".join(f"axis {axis} of input {i}" for i, axis in group)
     given = [arrays[group[0][0]].shape[group[0][1]] for group in groups]
+    same_order = lambda k, size: all((n - given[k]) * (n - size) > 0 for n in given if n != given[k])
     for sizes in ((4, 2, 5, 3, 7, 6, 8), (2, 6, 3, 5, 4, 8, 7)):
         if groups:  # where a size that was the larger becomes the smaller, a rule may refuse
             ordered = all((m - n) * (sizes[a % 7] - sizes[b % 7]) >= 0 for a, m in enumerate(given) for b, n in enumerate(given))
-            yield Case("all sizes different", sized(kinds, {group: sizes[k % 7] for k, group in enumerate(groups)}, rng), ordered)
+            yield Case("all sizes different", sized(kinds, {group: sizes[k % 7] for k, group in enumerate(groups)}, rng), ordered, not ordered)
     for k, group in enumerate(groups):
         for size in (1, 2, 9, 37):
-            ordered = all((n - m) * (n - size) > 0 or n == m for n in given for m in (given[k],) if n != m)
-            yield Case(f"size {size} ({name(group)})", sized(kinds, {group: size}, rng), ordered)
+            yield Case(f"size {size} ({name(group)})", sized(kinds, {group: size}, rng), same_order(k, size), not same_order(k, size))
         yield Case(f"size 0 ({name(group)})", sized(kinds, {group: 0}, rng), False)
     if groups:
         yield Case("every free size 1", sized(kinds, {group: 1 for group in groups}, rng), len(groups) == 1)
-        large = sized(kinds, {groups[0]: 1100}, rng)  # beyond a byte, and beyond Python's recursion
-        if sum(x.size for x in large) < 10000:
-            yield Case("a size of 1100", large, len(groups) == 1)
+        for k, group in enumerate(groups):  # beyond a byte, and beyond Python's recursion
+            if sum(math.prod(shape) for shape in _shapes(kinds, {group: 1100})) < 10000:
+                yield Case("a size of 1100", sized(kinds, {group: 1100}, rng), len(groups) == 1, not same_order(k, 1100))
     axes = sum(x.ndim for x in arrays)
     y = accepts(forward, arrays)
     if axes and axes == sum(len(group) for group in groups) and all(x.shape == y.shape for x in arrays):
@@ -206,6 +217,17 @@ def another_axis(arrays, rng):
     if any(kind.special == "indices" or x.ndim == 0 for kind, x in zip(kinds, arrays)):
         return None
     return tuple(np.stack([kind.like(rng, x.shape) for _ in range(count)]) for kind, x in zip(kinds, arrays))
+
+
+def broadcast(forward, arrays, i):
+    """Cases in which array i alone is smaller, and the result is not: one of its axes has size 1, or its first axes are gone."""
+    y, x = accepts(forward, arrays), arrays[i]
+    cuts = [x[(slice(None),) * axis + (slice(0, 1),)] for axis in range(x.ndim) if x.shape[axis] > 1]
+    cuts += [x[(0,) * count] for count in range(1, x.ndim + 1) if 0 not in x.shape]
+    for cut in cuts if y is not None and len(arrays) > 1 else ():
+        made = tuple(np.array(cut) if k == i else other for k, other in enumerate(arrays))
+        if np.shape(accepts(forward, made)) == y.shape:
+            yield Case(f"shapes {cut.shape} and {x.shape}, broadcast", made, False)
 
 
 def layouts(x):
