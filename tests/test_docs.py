@@ -195,11 +195,24 @@ def commands():
     return [line.removeprefix("$ ") for line in lines if "-m tinygrad_rnn" in line and "pip" not in line and "pytest" not in line]
 
 
-def test_the_blocks_of_the_readme_run_in_order(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def run_blocks(beyond):
+    """The Python blocks in order, in one namespace; those that import packages which need not be there, if asked for."""
     namespace = {"__name__": "readme"}
     for i, block in enumerate(blocks("python")):
-        exec(compile(block, f"README.md, Python block {i + 1}", "exec"), namespace)
+        if beyond or not re.search(r"^import (?!numpy|tinygrad_rnn)", block, re.MULTILINE):
+            exec(compile(block, f"README.md, Python block {i + 1}", "exec"), namespace)
+    return namespace
+
+
+def test_the_blocks_of_the_readme_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "theirs" not in run_blocks(beyond=False)
+
+
+@pytest.mark.oracle
+def test_the_blocks_of_the_readme_that_import_pytorch(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "theirs" in run_blocks(beyond=True)
 
 
 def test_the_commands_of_the_readme_run(tmp_path):
