@@ -27,7 +27,7 @@ FLOORS = {
     "emit": 9,
     "loops": 10,
     "derive": 11,
-    "scan": 12,
+    "scan": 12, "compiled": 12,
     "nn": 13, "optim": 13, "check": 13, "explain": 13, "sources": 13, "parallel": 13,
     "training": 14, "onnx": 14,
     "laboratory": 15, "demo": 15, "exercises": 15,

@@ -14,6 +14,7 @@ from . import parallel as parallel
 from . import sources as sources
 from . import training as training
 from . import trees as trees
+from .compiled import compiled as compiled
 from .gradients import checkpoint as checkpoint
 from .gradients import grad as grad
 from .gradients import hessian as hessian

@@ -96,7 +96,7 @@ def augmented(loop, active):
         made = Loop(Program(body.inputs, body.calls, [*body.outputs[:n], *extra, *body.outputs[n:]]),
                     loop.n_states, loop.n_xs, loop.n_ys + len(extra), loop.reverse) if extra else Loop(
                         body, loop.n_states, loop.n_xs, loop.n_ys, loop.reverse)
-        made.derived["active"], made.augmented = active, True
+        made.derived["active"], made.augmented, made.shorter = active, True, loop
         loop.derived[key] = made
     return loop.derived[key]
 

@@ -185,7 +185,14 @@ def value_and_grad(f, argnums: int | tuple[int, ...] = 0, has_aux=False) -> Call
         leaves, structure = trees.flatten(aux)
         return (y, trees.unflatten(structure, inputs.released(leaves))), grads
 
+    return _about(transformed, f, argnums, lambda of: value_and_grad(of, argnums, has_aux))
+
+
+def _about(transformed: Any, f, argnums, again) -> Any:
+    """A transformed function that tells what it was made of, and how to make it of another."""
     transformed.__doc__ = f.__doc__
+    transformed._of, transformed._again = f, again
+    transformed._chosen = argnums if isinstance(argnums, tuple) else (argnums,)
     return transformed
 
 
@@ -248,7 +255,7 @@ def grad(f, argnums: int | tuple[int, ...] = 0) -> Callable[..., Any]:
         12.0
     """
     both = value_and_grad(f, argnums)
-    return lambda *args, **options: both(*args, **options)[1]
+    return _about(lambda *args, **options: both(*args, **options)[1], f, argnums, lambda of: grad(of, argnums))
 
 
 def jvp(f, primals, tangents) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from .emit import Source
 from .means import without_means
 from .rewrite import rewritten
 from .schedule import Schedule
+from .tensor import switched
 
 __all__ = ["Loop", "Schedule", "Source"]
 
@@ -28,6 +29,7 @@ class Loop:
         self.body, self.n_states, self.n_xs, self.n_ys, self.reverse = body, n_states, n_xs, n_ys, reverse
         self.derived = {}  # what `derive` has made of this loop
         self.augmented = False  # whether its results enter a graph, where nobody can write to them
+        self.shorter = self  # the loop without the outputs that it was augmented with
         self._run = None
 
     states = property(lambda self: self.body.inputs[:self.n_states])
@@ -48,7 +50,8 @@ class Loop:
     def function(self):
         """The generated function `(T, *arrays) -> results`."""
         if self._run is None:
-            self._run = Source(self.faster()).compile()
+            with switched(grad=False, recorder=None):  # whoever runs a loop may be tracing
+                self._run = Source(self.faster()).compile()
         return self._run
 
     @property

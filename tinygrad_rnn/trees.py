@@ -110,7 +110,7 @@ def _flatten(tree, leaves):
 _flat = {}  # structures of containers that hold leaves only: most are made again and again
 
 
-def unflatten(structure, leaves):
+def unflatten(structure, leaves) -> Any:
     """Build a tree again from `leaves` in the order in which `flatten` gave them.
 
     Raises: ArgumentError when there are too few or too many leaves.
@@ -130,7 +130,7 @@ def unflatten(structure, leaves):
     return _unflatten(structure, iter(leaves))
 
 
-def _unflatten(structure, leaves):
+def _unflatten(structure, leaves) -> Any:
     kind = structure.kind
     if kind is LEAF:
         return next(leaves)

@@ -1,0 +1,256 @@
+"""compiled: a whole function, a loss with its gradients say, as one piece of NumPy source without graph and Tensors.
+
+Knows how to trace a function of trees, how to write its calls down line by line, and when what is written may serve
+again: at every call your function runs on stand-ins, at a microsecond or two an op, to see that it does what it did. So
+nothing that it closes over goes stale. Refuses to know loops (a scan inside is one call of the loop that `scan` made) and
+rules (`gradients` says which calls a gradient is). Below it: emit, gradients, program, trees.
+"""
+
+import functools
+import re
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from . import trees
+from .buffers import Room, has_out
+from .emit import Source
+from .errors import ArgumentError, message
+from .program import Call, Program, Recorded, Tracer, Value, code_of, frozen, literals_of, name_of
+from .spelling import kernels, spell
+from .tensor import Tensor, mode, switched
+
+_MOST_PROGRAMS = 64  # of one function
+
+
+def compiled(f) -> Any:
+    """`f`, run as NumPy source that is written when it is first called; meant for `value_and_grad` and `grad` of a loss.
+
+    `compiled(value_and_grad(loss))` gives what `value_and_grad(loss)` gives, as plain arrays. It saves what the graph costs: a
+    hundred microseconds or two a call, which counts where a step is small. `.source(*args)` is the text that runs for
+    these arguments.
+
+    f may close over anything, also over what changes from call to call (weights, random masks, numbers), but it must not
+    look at values: it runs on stand-ins without values, once a call, and again when it does not do what it did before.
+    Where an argument is tracked (by an outer transform, or as a leaf outside `no_grad()`) and where a recorder watches, f
+    itself runs.
+
+    Raises: TraceError for a function that looks at a value (`if loss > 1`, `float(loss)`).
+
+    Example:
+        >>> step = tg.compiled(tg.value_and_grad(lambda w, x: tg.sum(tg.tanh(w * x))))
+        >>> value, slope = step(np.array(0.5), np.array([0.0, 1.0]))
+        >>> round(float(value), 6), round(float(slope), 6)
+        (0.462117, 0.786448)
+    """
+    known, texts = {}, {}
+
+    def found(args, options):
+        """The program for these arguments, and what goes into it; None where f itself must run."""
+        given = _Given(f, args, options)
+        if given.watched:
+            return None
+        last = known.get(given.key)
+        closed = None if last is None else last.recorded.repeated(given.again(last.structure_of))
+        if closed is None:
+            traced = _Traced(f, given)
+            last, closed = texts.get(traced.key), [obj for _, obj in traced.tracer.closed]
+            if len(texts) >= _MOST_PROGRAMS:
+                known.clear()
+                texts.clear()
+            if last is None:
+                last = texts[traced.key] = _Written(f, given, traced)
+            known[given.key] = last
+        return last, [*given.arrays, *[x._array if type(x) is Tensor else np.asarray(x) for x in closed]]
+
+    @functools.wraps(f)
+    def run(*args, **options):
+        written, arrays = found(args, options) or (None, ())
+        return f(*args, **options) if written is None else trees.unflatten(written.structure, written.run(*arrays))
+
+    def source(*args, **options):
+        written, _ = found(args, options) or (None, ())
+        if written is None:
+            raise ArgumentError(message("compiled(f).source(*args)", "an argument is tracked, or somebody watches: f itself would run", {},
+                                        "Ask for the source within no_grad(), and outside of other transforms."))
+        return written.run.source
+
+    run.source = source  # type: ignore[attr-defined]
+    return run
+
+
+class _Given:
+    """The arguments of one call: `arrays` go into the program, the other leaves (`places`) into the function as they are."""
+
+    def __init__(self, f, args, options):
+        now = mode.get()
+        self.of, self.count, self.options = getattr(f, "_of", f), len(args), options
+        self.watched, self.arrays, self.places, self.structures = now.recorder is not None, [], [], []
+        chosen, key = [i % max(len(args), 1) for i in getattr(f, "_chosen", ())], [code_of(self.of), *options]
+        for i, arg in enumerate((*args, *options.values())):
+            leaves, structure = trees.flatten(arg)
+            self.structures.append(structure)
+            key.append(structure)
+            for leaf in leaves:
+                array = leaf
+                if type(leaf) is Tensor:
+                    self.watched = self.watched or leaf._node is not None and now.grad
+                    array = leaf._array
+                elif type(leaf) is not np.ndarray:
+                    if not isinstance(leaf, np.ndarray) and not (i in chosen and isinstance(leaf, float)):
+                        self.places.append(leaf)
+                        key.append(type(leaf))
+                        continue
+                    array = np.asarray(leaf)
+                self.places.append(_ARRAY)
+                self.arrays.append(array)
+                key += array.shape, array.dtype
+        self.key = tuple(key)
+
+    def call(self, f, tensors):
+        """What f returns when Tensors stand in the places of the arrays."""
+        tensors = iter(tensors)
+        leaves = iter([next(tensors) if place is _ARRAY else place for place in self.places])
+        every = [trees.unflatten(structure, islice(leaves, structure.count)) for structure in self.structures]
+        return f(*every[:self.count], **dict(zip(self.options, every[self.count:])))
+
+    def again(self, structure):
+        """The leaves that the function returns, as a function of the Tensors; None if they stand in another tree."""
+        def function(tensors):
+            leaves, found = trees.flatten(self.call(self.of, tensors))
+            return leaves if found == structure else None
+
+        return function
+
+
+_ARRAY = object()  # stands among the leaves of the arguments for an array
+
+
+class _Traced:
+    """The calls of one run of the function, its results, and a key that says when two runs are the same."""
+
+    def __init__(self, f, given):
+        self.tracer = tracer = Tracer(name_of(given.of), literals_of(given.of))
+        inputs = [tracer.input(array) for array in given.arrays]
+        self.inputs = [value for value, _ in inputs]
+        try:
+            with switched(grad=False, recorder=tracer):
+                result = given.call(given.of, [tensor for _, tensor in inputs])
+        finally:
+            tracer.mark.live = False
+        leaves, self.structure = trees.flatten(result)
+        self.outs = [tracer.value(leaf) for leaf in leaves]
+        self.key = (given.key, self.structure, tuple(tracer.key), tuple([(v.number, v.shape, v.dtype) for v, _ in tracer.closed]),
+                    tuple([v.number for v in self.outs]))
+
+
+class _Written:
+    """A function as it was traced, transformed and written down: `run(*arrays)` gives the leaves of `structure`."""
+
+    def __init__(self, f, given, traced):
+        self.recorded, self.structure_of = Recorded(traced.tracer, traced.inputs, traced.outs), traced.structure
+        closed = [value for value, _ in traced.tracer.closed]
+        body = Program([*traced.inputs, *closed], traced.tracer.calls, traced.outs)
+        again = getattr(f, "_again", lambda of: of)
+        tracer = Tracer(traced.tracer.name)
+        inputs = [tracer.input(v.like_ones(), v.name) for v in body.inputs]
+        tensors = [tensor for _, tensor in inputs]
+        n = len(given.arrays)
+
+        def replayed(*args, **options):
+            leaves = [leaf for arg in (*args, *options.values()) for leaf in trees.flatten(arg)[0]]
+            arrays = [leaf for leaf, place in zip(leaves, given.places) if place is _ARRAY]
+            return trees.unflatten(traced.structure, body.run([*arrays, *tensors[n:]]))
+
+        with switched(grad=False, recorder=tracer), np.errstate(all="ignore"):
+            leaves, self.structure = trees.flatten(given.call(again(replayed), tensors[:n]))
+        outs = [tracer.value(leaf) for leaf in leaves]
+        same = {value: getattr(obj, "_array", obj) for value, obj in tracer.closed}  # arrays that rules made
+        calls = _once(tracer.calls, same)
+        program = Program([value for value, _ in inputs], calls, [same.get(v, v) for v in outs])
+        self.run = _Straight(_shorter(program)).compile()
+
+
+def _once(calls, same):
+    """The calls without those that an earlier one has made already, or that nothing but constants go into; `same` tells
+    what stands for a value."""
+    kept, seen = [], {}
+    for call in calls:
+        args = tuple([same.get(a, a) if isinstance(a, Value) else a for a in call.args])
+        key = call.op, *[a if isinstance(a, (Value, int, float, bool)) else id(a) for a in args], *map(frozen, call.statics.values())
+        key = key, tuple(map(type, args))
+        if key in seen:
+            same.update(zip(call.outs, seen[key]))
+        elif not any(isinstance(a, Value) for a in args) and len(call.outs) == 1:
+            same[call.outs[0]] = np.asarray(call.op.forward(*args, **call.statics))
+        else:
+            seen[key] = call.outs
+            kept.append(Call(call.op, args, call.statics, call.outs))
+    return kept
+
+
+def _shorter(program):
+    """The program without the results of loops that only a further derivative would read."""
+    read = {a for call in program.calls for a in call.inputs} | {v for v in program.outputs if isinstance(v, Value)}
+    calls = []
+    for call in program.calls:
+        loop = call.statics.get("loop")
+        if loop is not None and loop is not loop.shorter:
+            start, stop = loop.shorter.n_states + loop.shorter.n_ys, loop.n_states + loop.n_ys
+            if read.isdisjoint(call.outs[start:stop]):
+                call = Call(call.op, call.args, call.statics | {"loop": loop.shorter}, call.outs[:start] + call.outs[stop:])
+        calls.append(call)
+    return Program(program.inputs, calls, program.outputs)
+
+
+class _Straight(Source):
+    """The text of a program as a Python function `run(inputs…) -> outputs…`: one call a line, into a buffer whose value
+    nobody reads any more where there is one."""
+
+    def __init__(self, program):
+        self.names, self.constants, self.short, self.taken = {}, {}, {}, {"np", "run", "empty"}
+        self.body = self.lines = []
+        self.calls, self.inputs = program.calls, [self.name(v) for v in program.inputs]
+        room = Room(self.calls, [v for v in program.outputs if isinstance(v, Value)])
+        for k, call in enumerate(self.calls):
+            texts, out = [self.arg(a) for a in call.args], call.outs[0]
+            writes = len(call.outs) == 1 and out.shape != () and call.op.elementwise and has_out(call)
+            name = room.in_place(call, k) if writes else None
+            if name is not None:
+                self.names[out, ""] = name
+                self.put(self._into(call, texts, name))
+                continue
+            text = spell(call, texts)[0]
+            if call.op.name == "sum" and text.startswith("np.sum("):  # the method is called at a third of the cost
+                text = re.sub(r"^np\.sum\((\w+)(, )?", r"\1.sum(", text)
+            self.put(f"{', '.join([self.name(v) for v in call.outs])} = {text}")
+            if writes:
+                room.keep(out, self.name(out))
+            elif call.op.view and len(call.outs) == 1 and isinstance(call.args[0], Value):
+                room.view(out, call.args[0], self.name(out))
+        if self.short:
+            words = sorted(self.short)
+            self.lines.insert(0, f"    {', '.join(self.short[w] for w in words)} = {', '.join(f'np.{w}' for w in words)}")
+        self._makers, self.results, seen = {v: call for call in self.calls for v in call.outs}, [], set()
+        for v in program.outputs:
+            fresh = isinstance(v, Value) and v.shape != () and v not in seen and self._is_new(v)
+            seen.add(v if isinstance(v, Value) else None)
+            self.results.append(self.arg(v)[0] if fresh else f"np.array({self.arg(v)[0]})")
+
+    def _is_new(self, value):
+        """Whether nobody else holds the memory of a result."""
+        call = self._makers.get(value)
+        return call is not None and not call.op.view and not getattr(call.statics.get("loop"), "augmented", False)
+
+    @property
+    def text(self):
+        """The source."""
+        return "\n".join([f"def run({', '.join(self.inputs)}):", *self.body, f"    return [{', '.join(self.results)}]"]) + "\n"
+
+    def compile(self):
+        """The function."""
+        scope = {"np": np, **self.constants, **kernels(self.calls)}
+        exec(compile(self.text, "<compiled>", "exec"), scope)
+        scope["run"].source = self.text
+        return scope["run"]
