@@ -65,13 +65,31 @@ if __name__ == "__main__":
 """
 
 
-def test_mpi_equals_one_process(tmp_path, request):
+COMMUNICATOR = """
+from mpi4py import MPI
+from mpi4py.futures import MPICommExecutor
+import numpy as np
+import tinygrad_rnn as tg
+from test_parallel import averaged, case, same, summed
+
+with MPICommExecutor(MPI.COMM_WORLD, root=0) as pool:
+    if pool is not None:  # on the others the block is the worker
+        for B in (7, 2, 1, 0):
+            params, x, y = case(B=B)
+            for loss in (summed, averaged)[:2 if B else 1]:
+                same(tg.parallel.value_and_grad(loss, pool)(params, x, y), tg.value_and_grad(loss)(params, x, y))
+        print("equal")
+"""
+
+
+@pytest.mark.parametrize("text, options", [(MPI, ["-m", "mpi4py.futures"]), (COMMUNICATOR, [])], ids=["pool", "communicator"])
+def test_mpi_equals_one_process(tmp_path, request, text, options):
     pytest.importorskip("mpi4py")
     if not (mpiexec := which("mpiexec", path=f"{sys.prefix}/bin") or which("mpiexec")):
         pytest.skip("no mpiexec on this machine")
     script = tmp_path / "script.py"
-    script.write_text(MPI)
-    command = [mpiexec, "-n", "3", sys.executable, "-m", "mpi4py.futures", str(script)]
+    script.write_text(text)
+    command = [mpiexec, "-n", "3", sys.executable, *options, str(script)]
     paths = os.pathsep.join([str(request.path.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": paths})
     assert done.returncode == 0 and done.stdout.split() == ["equal"], done.stdout + done.stderr

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.errors import ArgumentError, DomainError, ShapeError, WorkerError
+from tinygrad_rnn.errors import ArgumentError, DomainError, GradientError, ShapeError, WorkerError
 
 elman = tg.sources.elman
 
@@ -133,6 +133,66 @@ Leave what is not (a penalty on params) out of the loss, or pass reduction="sum"
         tg.parallel.value_and_grad(lambda p, x: tg.sum(p * x), threads)(0.0, np.arange(4.0))
     # rows that say nothing at the start are looked past
     assert tg.parallel.value_and_grad(lambda p, x: tg.sum(p * x) / len(x), threads)(1.0, np.array([0.0, 0.0, 3.0, 5.0]))[0] == 2.0
+
+
+def per_step(p, x, mask):
+    """A mean over the steps that are not padding."""
+    return tg.sum(p * x * mask) / tg.sum(mask)
+
+
+def test_a_mean_over_something_else_than_rows_is_refused(threads):
+    """Two rows of one length look like a mean over rows; the batch is none."""
+    x, mask = np.arange(12.0).reshape(4, 3) + 1, np.array([[1.0, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0]])
+    step = tg.parallel.value_and_grad(per_step, threads, shards=2)
+    for _ in range(2):  # what was refused is not taken for known
+        with pytest.raises(DomainError) as error:
+            step(2.0, x, mask)
+        assert str(error.value) == """\
+parallel.value_and_grad(loss, executor): the loss is no mean over the rows of this batch, though it looked like one
+  mean over 4 rows   11.8333
+  loss of the batch  10.2222
+Divide by what the loss counts outside of it, so that it is a sum over rows."""
+    assert step(2.0, x[:2], mask[:2]) == tg.value_and_grad(per_step)(2.0, x[:2], mask[:2])
+
+
+def test_what_else_a_loss_returns_comes_back_by_shards(threads):
+    def loss(p, x):
+        return tg.sum(p * x), {"seen": x, "twice": 2 * p}
+
+    step = tg.parallel.value_and_grad(loss, threads, shards=3, has_aux=True)
+    (value, aux), g = step(2.0, np.arange(5.0))
+    assert (value, g) == (20.0, 10.0)
+    assert [part["seen"].tolist() for part in aux] == [[0, 1], [2, 3], [4]] and [part["twice"] for part in aux] == [4.0] * 3
+    assert all(type(part["twice"]) is np.ndarray for part in aux)
+
+
+def test_no_rows_are_one_empty_shard(threads):
+    params, x, y = case(B=0)
+    for reduction in (None, "sum", "mean"):
+        same(tg.parallel.value_and_grad(summed, threads, reduction=reduction)(params, x, y), tg.value_and_grad(summed)(params, x, y))
+
+
+def test_one_row_does_not_decide_what_the_loss_is(threads):
+    step = tg.parallel.value_and_grad(averaged, threads)
+    for B in (1, 5, 2, 1):
+        params, x, y = case(B=B, seed=B)
+        same(step(params, x, y), tg.value_and_grad(averaged)(params, x, y))
+
+
+def test_what_no_gradient_can_be_asked_of(threads):
+    def refused(kind, words, loss, x, executor=threads, **options):
+        with pytest.raises(kind, match=words):
+            tg.parallel.value_and_grad(loss, executor, **options)(2.0, x)
+
+    x = np.arange(5.0)
+    refused(GradientError, r"does not return a scalar\n  returned  \(2,\)", lambda p, x: p * x, x)
+    refused(GradientError, "does not return a scalar\n  returned  tuple\n.*has_aux=True", lambda p, x: (tg.sum(p * x), x), x)
+    refused(GradientError, r"returned  shape \(2,\)", lambda p, x: p * x, x, reduction="sum")
+    refused(DomainError, 'two rows is not finite.*\n  rows     0, 1\n(.*\n)*Pass reduction="sum"', lambda p, x: tg.sum(p * x), np.full(4, np.nan))
+    refused(DomainError, "no such number\n  shards   0\n", summed, x, shards=0)
+    refused(DomainError, "no such number\n.*\n  retries  -1\n", summed, x, retries=-1)
+    refused(ArgumentError, "this is no executor\n  type  int\n", summed, x, executor=4)
+    refused(ArgumentError, "this is no executor\n  type  NoneType\n", summed, x, executor=None)
 
 
 def test_an_exception_of_the_loss_comes_through_with_its_rows(threads):

@@ -19,29 +19,32 @@ from concurrent.futures import Executor
 import numpy as np
 
 from . import trees
-from .errors import ArgumentError, DomainError, ShapeError, WorkerError, message
+from .errors import ArgumentError, DomainError, GradientError, ShapeError, WorkerError, message
 from .gradients import value_and_grad as differentiated
-from .tensor import Tensor
+from .tensor import Tensor, no_grad
 
 _WHO = "parallel.value_and_grad(loss, executor)"
 
 
-def value_and_grad(loss, executor, *, axis=0, shards=None, reduction=None, retries=1):
+def value_and_grad(loss, executor, *, axis=0, shards=None, reduction=None, retries=1, has_aux=False):
     """A function `(params, *data) -> (value, gradient)` that is `tg.value_and_grad(loss)` on many workers.
 
     `executor`   a `concurrent.futures.Executor`, or a function that makes one: then a pool that broke is replaced.
     `axis`       the batch axis of the data: one number, or a tuple with one for each argument (None: sent whole).
     `shards`     how many parts; by default one for each worker.
-    `reduction`  "sum" or "mean": how the loss treats the rows of a batch. By default it is found out at the first call,
-                 by comparing two rows with each alone.
+    `reduction`  "sum" or "mean": how the loss treats the rows of a batch. By default it is found out at the first call
+                 with more than one row, by comparing two rows with each alone, and what came of it with the value in
+                 this process. A mean over something else, say the steps that are not padding, must stand outside.
     `retries`    how often shards that were lost with a worker are sent again.
+    `has_aux`    the loss returns (scalar, aux); then `((value, [aux of every shard, in order]), gradient)` comes back.
 
     Shapes: every leaf of the data has the same number of rows along its axis; the last shards may have one row less.
     Value and gradient equal those of one process to rounding; the gradient is a tree like `params`.
 
     Raises: DomainError when the loss is neither a sum nor a mean over rows (then parts cannot be put together);
-    ShapeError for data of unequal numbers of rows; WorkerError when a worker died and its shards could not be done by
-    another, or when the loss cannot be sent to one. An exception of the loss itself comes through as it is.
+    ShapeError for data of unequal numbers of rows; ArgumentError for what is no executor; WorkerError when a worker
+    died and its shards could not be done by another, or when the loss cannot be sent to one. An exception of the loss
+    itself comes through as it is.
 
     Example:
         >>> from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +56,9 @@ def value_and_grad(loss, executor, *, axis=0, shards=None, reduction=None, retri
     """
     if reduction not in (None, "sum", "mean"):
         raise DomainError(message(_WHO, "there is no such reduction", {"reduction": repr(reduction)}, 'Pass "sum", "mean" or None.'))
+    if shards is not None and shards < 1 or retries < 0:
+        raise DomainError(message(_WHO, "there is no such number", {"shards": shards, "retries": retries},
+                                  "Pass shards of at least 1, or None, and retries of at least 0."))
     pool = _Pool(executor, retries)
     known = reduction
 
@@ -61,17 +67,47 @@ def value_and_grad(loss, executor, *, axis=0, shards=None, reduction=None, retri
         nonlocal known
         rows, cut = _cutter(data, axis)
         count = max(1, min(rows, shards or pool.workers()))
-        if known is None and rows > 1 and count > 1:
-            known = _found_out(loss, params, cut, rows)
+        unproved = known is None and rows > 1 and count > 1
+        if unproved:
+            known = _found_out(loss, params, cut, rows, has_aux)
         bounds = [-(-rows * i // count) for i in range(count + 1)]  # rounded up: the longer shards come first
         parts = list(zip(bounds, bounds[1:]))
         params = _plain(params)
-        results = pool.run([(loss, params, _plain(cut(a, b)), (i, count, a, b)) for i, (a, b) in enumerate(parts)])
+        results = pool.run([(loss, params, _plain(cut(a, b)), (i, count, a, b), has_aux) for i, (a, b) in enumerate(parts)])
         weights = [(b - a) / rows if known == "mean" and rows else 1.0 for a, b in parts]
-        return _added([value for value, _ in results], weights), trees.map(
-            lambda *grads: None if grads[0] is None else _added(grads, weights), *(grads for _, grads in results))
+        values, gradients = zip(*results)
+        values, aux = zip(*values) if has_aux else (values, ())
+        value = _added(values, weights)
+        if unproved:
+            try:
+                _compared(value, _value(loss, params, cut(0, rows), has_aux), known, rows)
+            except DomainError:
+                known = None
+                raise
+        gradient = trees.map(lambda *grads: None if grads[0] is None else _added(grads, weights), *gradients)
+        return ((value, list(aux)), gradient) if has_aux else (value, gradient)
 
     return step
+
+
+def _value(loss, params, data, has_aux):
+    """The loss in this process, as a number."""
+    with no_grad():
+        value = loss(_plain(params), *_plain(data))
+    value = _plain(value[0] if has_aux else value)
+    shown = type(value).__name__ if isinstance(value, (tuple, list, dict)) else np.shape(value)
+    if shown != ():
+        raise GradientError(message(_WHO, "the loss does not return a scalar", {"returned": shown},
+                                    "Reduce it with sum or mean, and pass has_aux=True if it returns (scalar, aux)."))
+    return float(value)
+
+
+def _compared(value, whole, known, rows):
+    """Refuse a batch of which the parts do not make the whole."""
+    if abs(value - whole) > 1e-4 * (abs(value) + abs(whole)):
+        raise DomainError(message(_WHO, f"the loss is no {known} over the rows of this batch, though it looked like one",
+                                  {f"{known} over {rows} rows": f"{float(value):.6g}", "loss of the batch": f"{whole:.6g}"},
+                                  "Divide by what the loss counts outside of it, so that it is a sum over rows."))
 
 
 def _added(parts, weights):
@@ -119,12 +155,16 @@ def _cutter(data, axis):
     return next(iter(sizes.values())), cut
 
 
-def _found_out(loss, params, cut, rows):
+def _found_out(loss, params, cut, rows, has_aux):
     """Whether the loss of two rows is the sum or the mean of the losses of each."""
     facts = {}
     for start in dict.fromkeys((0, rows - 2)):
-        both, one, other = (float(np.asarray(_plain(loss(_plain(params), *_plain(cut(a, b))))))
+        both, one, other = (_value(loss, params, cut(a, b), has_aux)
                             for a, b in ((start, start + 2), (start, start + 1), (start + 1, start + 2)))
+        if not np.isfinite([both, one, other]).all():
+            facts = {"rows": f"{start}, {start + 1}", "both": both, "one row": one, "another": other}
+            raise DomainError(message(_WHO, "the loss of two rows is not finite, so that it cannot be found out how it treats them", facts,
+                                      'Pass reduction="sum" or "mean".'))
         near = 1e-4 * (abs(one) + abs(other) + abs(both))
         is_sum, is_mean = abs(both - (one + other)) <= near, abs(both - 0.5 * (one + other)) <= near
         if is_sum != is_mean:
@@ -139,10 +179,10 @@ def _found_out(loss, params, cut, rows):
 # ---- running ------------------------------------------------------------------------------------------------
 
 
-def _shard(loss, params, data, shard):
+def _shard(loss, params, data, shard, has_aux):
     """What a worker does. An exception of the loss is a result: only the death of a worker may look like one."""
     try:
-        return True, differentiated(loss)(params, *data)
+        return True, differentiated(loss, has_aux=has_aux)(params, *data)
     except Exception as error:
         i, count, a, b = shard
         error.add_note(f"in shard {i + 1} of {count}, rows {a} to {b - 1}")
@@ -155,6 +195,9 @@ class _Pool:
     def __init__(self, executor, retries):
         self.make = None if isinstance(executor, Executor) or hasattr(executor, "submit") else executor
         self.executor, self.retries = None if self.make else executor, retries
+        if executor is None or self.make is not None and not callable(self.make):
+            raise ArgumentError(message(_WHO, "this is no executor", {"type": type(executor).__name__},
+                                        "Pass a concurrent.futures.Executor, or a function that makes one."))
 
     def get(self):
         if self.executor is None:
