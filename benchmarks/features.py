@@ -50,9 +50,9 @@ class Ours(Peer):
     def check(self, x):
         @tg.primitive(domain=tg.domains.REALS, elementwise=True, analytic=True)
         def planted(x, /, *, out=None):
-            return np.multiply(x, x, out=out)
+            return np.multiply(x * x, x, out=out)
 
-        planted.vjp(x=lambda g, x: 3.0 * g * x)
+        planted.vjp(x=lambda g, x: 4.0 * g * x * x)
         report = tg.check.gradcheck(lambda x: tg.sum(planted(x)), (x.astype(float),))
         return "cannot tell" if "cannot tell" in str(report) else report.ok
 
@@ -75,12 +75,12 @@ class PyTorch(Peer):
         return trace(self.grad(lambda h: self.run(cell, h, xs).sum()))(self.torch.as_tensor(h)).code
 
     def check(self, x):
-        class Square(self.torch.autograd.Function):
-            forward = staticmethod(lambda ctx, x: (ctx.save_for_backward(x), x * x)[1])
-            backward = staticmethod(lambda ctx, g: 3 * g * ctx.saved_tensors[0])
+        class Cube(self.torch.autograd.Function):
+            forward = staticmethod(lambda ctx, x: (ctx.save_for_backward(x), x**3)[1])
+            backward = staticmethod(lambda ctx, g: 4 * g * ctx.saved_tensors[0] ** 2)
 
         x = self.torch.tensor(x.astype(float), requires_grad=True)
-        return self.torch.autograd.gradcheck(Square.apply, (x,), raise_exception=False)
+        return self.torch.autograd.gradcheck(Cube.apply, (x,), raise_exception=False)
 
 
 class Flax(Peer):
@@ -98,9 +98,9 @@ class Flax(Peer):
         return str(self.jax.make_jaxpr(self.grad(lambda h: self.run(cell, h, xs).sum()))(h))
 
     def check(self, x):
-        square = self.jax.custom_vjp(lambda x: x * x)
-        square.defvjp(lambda x: (x * x, x), lambda x, g: (3 * g * x,))
-        return tries(lambda: module("jax.test_util").check_grads(square, (x,), 1, modes=["rev"]) or True)
+        cube = self.jax.custom_vjp(lambda x: x**3)
+        cube.defvjp(lambda x: (x**3, x), lambda x, g: (4 * g * x * x,))
+        return tries(lambda: module("jax.test_util").check_grads(cube, (x,), 1, modes=["rev"]) or True)
 
 
 class Keras(Peer):
@@ -121,9 +121,9 @@ class Autograd(Peer):
         self.jvp = lambda f, x, v: autograd.make_jvp(f)(*x)(*v)
 
     def check(self, x):
-        square = module("autograd.extend").primitive(lambda x: x * x)
-        module("autograd.extend").defvjp(square, lambda y, x: lambda g: 3 * g * x)
-        return tries(lambda: module("autograd.test_util").check_grads(square, modes=["rev"])(x.astype(float)) or True)
+        cube = module("autograd.extend").primitive(lambda x: x**3)
+        module("autograd.extend").defvjp(cube, lambda y, x: lambda g: 4 * g * x * x)
+        return tries(lambda: module("autograd.test_util").check_grads(cube, modes=["rev"])(x.astype(float)) or True)
 
 
 class MyGrad(Peer):
@@ -206,7 +206,7 @@ def backward_code(peer):
 
 
 def checker(peer):
-    """x² with the rule 3 g x."""
+    """x³ with the rule 4 g x²."""
     return peer.lacking if not peer.check else no if peer.check(x0) else "yes"
 
 
