@@ -186,6 +186,19 @@ def test_the_state_of_groups():
     assert repr(second.memory) == repr(first.memory)
 
 
+def test_numbers_of_numpy_move_a_float32_parameter_like_those_of_python():
+    """Bit for bit, so that a run goes on as before when its settings come back from a file."""
+    ends = []
+    for number in (float, np.float64):
+        p = tg.tensor(np.linspace(0.1, 0.7, 5), requires_grad=True, dtype=np.float32)
+        optimizer = tg.optim.RMSProp([p], lr=number(0.1), alpha=number(0.7), momentum=number(0.9))
+        for k in range(5):
+            p.grad = np.sin(np.arange(5, dtype=np.float32) + k)
+            optimizer.step()
+        ends.append((p.tolist(), {key: value.dtype for key, value in optimizer.memory["0"].items()}))
+    assert ends[0] == ends[1] and set(ends[0][1].values()) == {np.dtype(np.float32)}
+
+
 def test_an_optimiser_of_your_own():
     """The example in the text of the module that defines Optimizer."""
     class Sign(tg.optim.Optimizer):

@@ -108,7 +108,7 @@ class Optimizer:
         """Move every parameter that has a gradient."""
         check_finite(f"{type(self).__name__}.step()", self.parameters)
         for group in self.param_groups:
-            settings = {name: group[name] for name in self.defaults}
+            settings = {name: _weak(group[name]) for name in self.defaults}
             for name, p in zip(group["param_names"], group["params"]):
                 if p.grad is not None:
                     p.data = self.update(p.data, p.grad, self.memory[name], **settings)
@@ -163,3 +163,8 @@ class Optimizer:
         if name not in self.parameters or what not in self.remembers:
             return None
         return () if what == "step" else self.parameters[name].shape
+
+
+def _weak(setting):
+    """A NumPy scalar as the Python number that it is: it would turn the step of a float32 parameter into float64."""
+    return setting.item() if isinstance(setting, np.generic) else setting
