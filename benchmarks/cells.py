@@ -5,8 +5,10 @@ Knows the equations, written once for every array library: ``F`` brings the libr
 initial state. Every entry of a table runs these equations, except PyTorch's fused layers and the versions derived by
 hand, and all must agree before anything is timed. Knows nothing of any library and nothing of time.
 
-T steps, B batch, I inputs, H hidden; ``xs`` is (T, B, I), states are (B, H). The loss is ``sum(ys * ys) / 2`` plus
-the sum of every leaf of the final state; its gradients are taken for every entry of ``p``.
+T steps, B batch, I inputs, H hidden; ``xs`` is (T, B, I), states are (B, H). The loss is the sum of
+all outputs and of every leaf of the final state, as little work as a loss can be: a recurrence is timed, and what an
+eager library pays for a loss of squares, passes over (T, B, H) arrays, is not. Every contestant computes it, and its
+gradients for every entry of ``p``.
 
 Source: Elman 1990. Hochreiter & Schmidhuber 1997 with a forget gate, gates in PyTorch's order i, f, g, o. Cho et al.
 2014 as PyTorch writes it: the reset gate acts after the product, gates r, z, n, update ``n + z (h - n)``. Minimal
@@ -112,7 +114,7 @@ def initial(p):
 
 def loss(F, state, ys):
     final = F.sum(state[0]) + F.sum(state[1]) if isinstance(state, tuple | list) else F.sum(state)
-    return F.sum(ys * ys) / 2 + final
+    return F.sum(ys) + final
 
 
 def loop(F, cell, p):

@@ -13,7 +13,8 @@ fast:
 - "many steps" is a block that stays in the cache; cotangents of the gates overwrite the gates;
 - constants are arrays (a Python number costs a conversion a call) of full shape (a broadcast costs a loop over rows).
 
-dh and dc are the gradients that travel back in time; a name with a trailing underscore is one step of a stack.
+The loss adds one to the gradient of every output. dh and dc are the gradients that travel back in time; a name with a
+trailing underscore is one step of a stack.
 """
 
 import numpy as np
@@ -40,7 +41,7 @@ def transposed(weight, B):
 
 
 def loss_of(ys, *finals):
-    return np.vdot(ys, ys) / 2 + sum(final.sum() for final in finals)
+    return ys.sum() + sum(final.sum() for final in finals)
 
 
 def elman(W, U, b, h0, xs):
@@ -61,8 +62,8 @@ def elman(W, U, b, h0, xs):
     for span in reversed(spans):
         slope = square(ys[span], out=dz[span])
         subtract(one, slope, out=slope)
-        for y_, dz_ in zip(ys[span][::-1], slope[::-1]):
-            add(dh, y_, dh)
+        for dz_ in slope[::-1]:
+            add(dh, one, dh)
             multiply(dh, dz_, dz_)
             dot(dz_, UT, dh)
     dz = rows(dz)
@@ -114,9 +115,9 @@ def lstm(W, U, b, h0, c0, xs):
             square(gate, slope)
             subtract(one, slope, slope)
             multiply(slope, other, slope)
-        for y_, dc_dh_, f_, di_, df_, dg_, do_, dz_, dz_i, dz_f, dz_g, dz_o in zip(
-                *(a[::-1] for a in (ys[span], dc_dh, f_dc, di, df, dg, do, z, *z_ifgo))):
-            add(dh, y_, dh)
+        for dc_dh_, f_, di_, df_, dg_, do_, dz_, dz_i, dz_f, dz_g, dz_o in zip(
+                *(a[::-1] for a in (dc_dh, f_dc, di, df, dg, do, z, *z_ifgo))):
+            add(dh, one, dh)
             multiply(dh, dc_dh_, m)
             add(dc, m, dc)
             multiply(dc, di_, dz_i)
@@ -179,9 +180,9 @@ def gru(W, U, b, bn, h0, xs):
         subtract(one, r, dr)
         multiply(dr, dq, dr)
         multiply(dr, qs[span], dr)
-        for y_, z_, dr_, dz_, dq_, dh_, ds_, ds_r, ds_z, ds_n in zip(
-                *(v[::-1] for v in (ys[span], z_dh, dr, dz, dq, da_n[span], a, *a_rzn))):
-            add(dh, y_, dh_)
+        for z_, dr_, dz_, dq_, dh_, ds_, ds_r, ds_z, ds_n in zip(
+                *(v[::-1] for v in (z_dh, dr, dz, dq, da_n[span], a, *a_rzn))):
+            add(dh, one, dh_)
             multiply(dh_, dr_, ds_r)
             multiply(dh_, dz_, ds_z)
             multiply(dh_, dq_, ds_n)
@@ -238,9 +239,9 @@ def mgu(Wf, Uf, bf, Wh, Uh, bh, h0, xs):
         square(c, dc_dh)
         subtract(one, dc_dh, dc_dh)
         multiply(dc_dh, h_dfh, dc_dh)
-        for y_, dc_dh_, df_dh_, df_dfh_, h_dh_, h_dfh_, dz_f, dz_c in zip(
-                *(v[::-1] for v in (ys[span], dc_dh, df_dh, df_dfh, h_dh, h_dfh, f, c))):
-            add(dh, y_, dh)
+        for dc_dh_, df_dh_, df_dfh_, h_dh_, h_dfh_, dz_f, dz_c in zip(
+                *(v[::-1] for v in (dc_dh, df_dh, df_dfh, h_dh, h_dfh, f, c))):
+            add(dh, one, dh)
             multiply(dh, dc_dh_, dz_c)
             dot(dz_c, UhT, dfh)
             multiply(dh, df_dh_, s)
@@ -333,10 +334,10 @@ def lnlstm(W, U, b, ax, ah, ac, bc, h0, c0, xs):
             multiply(slope, other, slope)
         multiply(tc, ac_h, dw_dh)
         np.divide(dw_dh, norms_c[span], dw_dh)
-        for y_, dh_, dw_, w_, f_, di_, df_, dg_, do_, dz_, dz_i, dz_f, dz_g, dz_o, u_, nh_, p_ in zip(
-                *(a[::-1] for a in (ys[span], dhs[span], dw_dh, unit_c, f_dc, di, df, dg, do, z, *z_ifgo,
+        for dh_, dw_, w_, f_, di_, df_, dg_, do_, dz_, dz_i, dz_f, dz_g, dz_o, u_, nh_, p_ in zip(
+                *(a[::-1] for a in (dhs[span], dw_dh, unit_c, f_dc, di, df, dg, do, z, *z_ifgo,
                                     units_h[span], norms_h[span], product))):
-            add(dh, y_, dh_)
+            add(dh, one, dh_)
             multiply(dh_, dw_, dw_)
             np.vecdot(dw_, w_, v_flat)
             multiply(w_, v, m)

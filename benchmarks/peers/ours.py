@@ -42,9 +42,9 @@ def prepare_generated(cell, p):
     def run():
         final, ys, saved = forward(state, xs, **params)
         leaves = final if isinstance(final, tuple) else (final,)
-        value = np.vdot(ys, ys) / 2 + sum(leaf.sum() for leaf in leaves)
-        ones = tuple(np.ones_like(leaf) for leaf in leaves)
-        return value, backward(ones if isinstance(final, tuple) else ones[0], ys, saved)
+        value = ys.sum() + sum(leaf.sum() for leaf in leaves)
+        d_ys, *ones = (np.broadcast_to(np.ones((), a.dtype), a.shape) for a in (ys, *leaves))
+        return value, backward(tuple(ones) if isinstance(final, tuple) else ones[0], d_ys, saved)
 
     def read_generated(result):
         value, (d_state, d_xs, d_params) = result
