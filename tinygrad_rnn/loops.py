@@ -13,8 +13,11 @@ A loop has three kinds of result: the last states, stacked outputs, and sums ove
 products over time is one product over all T·B rows.
 """
 
+import numpy as np
+
 from .emit import Source
 from .means import without_means
+from .program import Value
 from .rewrite import rewritten
 from .schedule import Schedule
 from .tensor import switched
@@ -45,6 +48,12 @@ class Loop:
     def run(self, T, arrays):
         """The results of T steps: last states, stacked ys, sums."""
         return (self._run or self.function)(T, *arrays)
+
+    def like(self, T):
+        """Arrays of the shapes and dtypes of the results of T steps that take no memory."""
+        outs = [v if isinstance(v, Value) else Value(np.shape(v), np.asarray(v).dtype) for v in self.body.outputs]
+        ys = range(self.n_states, self.n_states + self.n_ys)
+        return tuple([np.broadcast_to(v.like_ones(), (T, *v.shape)) if i in ys else v.like_ones() for i, v in enumerate(outs)])
 
     @property
     def function(self):

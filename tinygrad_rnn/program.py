@@ -203,7 +203,8 @@ class Tracer:
         y = op.apply(tensors, statics, mode.get().grad)
         values = tuple([self._result(out) for out in (y if type(y) is tuple else (y,))])
         self.calls.append(Call(op, tuple(refs), statics, values))
-        self.key.append((op, *[r.number if type(r) is Value else (r,) for r in refs], *map(frozen, statics.values())))
+        fixed = () if statics is op.defaults else map(frozen, statics.values())
+        self.key.append((op, *[r.number if type(r) is Value else (r,) for r in refs], *fixed))
         return y
 
     def _result(self, tensor):
@@ -296,7 +297,7 @@ class Follower:
                 refs.append(self._of_number(arg, args))
             else:
                 raise Departed
-        if statics:
+        if statics is not op.defaults:
             refs += map(frozen, statics.values())
         if tuple(refs) != self.steps[at]:
             raise Departed

@@ -37,13 +37,15 @@ def walk(seeds, targets=None, *, reach=None, graph=None, free=False, visit=None)
     """
     targets = set(targets) if targets is not None and type(targets) is not set else targets
     order, foreign, mixed = reach or reachable([node for node, _ in seeds], targets or ())
+    again = graph  # whether what the rules compute will be differentiated in its turn
     if graph is None:
-        graph = mode.get().tracing or any(is_tracked(g) for _, g in seeds) or (foreign and targets is not None and mode.get().grad)
+        again = any(is_tracked(g) for _, g in seeds) or foreign and targets is not None and mode.get().grad
+        graph = again or mode.get().tracing
     if mixed and targets is not None:
         order = _depending(order, targets)
     if not graph:
         return _carry(seeds, order, targets, False, free, visit)
-    with switched(grad=True):
+    with switched(grad=again):
         seeds = [(node, g if isinstance(g, Tensor) else Tensor(np.array(g))) for node, g in seeds]
         return _carry(seeds, order, targets, True, False, visit)
 
