@@ -219,7 +219,7 @@ def test_a_gradient_with_a_time_axis_shows_its_step():
 
 
 def test_without_its_library_nothing_is_named(monkeypatch):
-    monkeypatch.setattr(sys.modules["tinygrad_rnn.check.diagnose"], "catalogue", lambda graph, rare: [])
+    monkeypatch.setattr(sys.modules["tinygrad_rnn.check.diagnose_point"], "catalogue", lambda graph, rare: [])
     monkeypatch.setattr(diagnose_search, "alterations", lambda *args: [])
     params, data = elman.example()
     report = diagnose(elman.loss, params, data, elman.bptt_as_written)
@@ -364,6 +364,76 @@ def test_a_long_sequence_is_asked_about_its_first_steps(monkeypatch):
     assert "(k = 8)" in str(report) and named(report) == {"W": {"carry cut after k steps"}, "U": {"carry cut after k steps"}}, str(report)
 
 
+@pytest.mark.parametrize("bh, bug", [
+    ("nonsense", "gradient is not an array of numbers"), ([[1.0], [2.0, 3.0], [4.0], [5.0]], "gradient is not an array of numbers"),
+    (np.ones((4, 1), bool), "gradient is not an array of numbers"), (1j * np.ones((4, 1)), "gradient is not an array of numbers"),
+    (3.0, "shape of a gradient"), (np.ones((2, 7)), "shape of a gradient"), (np.zeros((4, 1), int), "gradient is zero"),
+])
+def test_what_is_no_gradient_spoils_no_other(bh, bug):
+    params, data = elman.example()
+    report = diagnose(elman.loss, params, data, wrapped(lambda g: g | {"bh": bh}))
+    assert named(report) == {"bh": {bug}} and set(report.right) == {"Whx", "Whh", "Wyh", "by", "h0", "x"}, str(report)
+
+
+def test_lists_are_gradients():
+    params, data = elman.example()
+    assert diagnose(elman.loss, params, data, wrapped(lambda g: {name: v.tolist() for name, v in g.items()})).ok
+    assert not diagnose(elman.loss, params, data, wrapped(lambda g: g | {"by": (2 * g["by"]).tolist()})).ok
+
+
+def test_a_derivation_that_depends_on_chance():
+    params, data = elman.example()
+    noise = np.random.default_rng(0)
+    report = diagnose(elman.loss, params, data, wrapped(lambda g: g | {"bh": g["bh"] + noise.normal()}))
+    assert named(report)["bh"] == {"another answer when asked again"} and report.unnamed == ("bh",), str(report)
+
+
+def test_a_second_call_that_raises():
+    params, data = elman.example()
+    calls = []
+
+    def once(p, x, y):
+        calls.append(1)
+        return elman.bptt(p, x, y) if len(calls) == 1 else 1 / 0
+
+    report = diagnose(elman.loss, params, data, once)
+    assert named(report) == {"all": {"another answer when asked again"}} and "ZeroDivisionError" in str(report)
+
+
+def test_a_loss_without_a_finite_gradient_judges_nothing():
+    params, (x, y) = elman.example()
+    report = diagnose(elman.loss, params, (x, y * np.nan), elman.bptt)
+    assert not report.ok and not report.right and not report.unnamed
+    assert set().union(*named(report).values()) == {"the right gradient is not finite"}, str(report)
+
+
+@pytest.mark.parametrize("options", [{"truncate": (1, 2)}, {"checkpoint": 2}, {"lengths": np.array([5, 3])}, {"reverse": True}, {"compiled": False}])
+def test_every_option_of_scan(options):
+    rng = np.random.default_rng(0)
+    params, x = {"W": rng.normal(size=(3, 4)), "U": rng.normal(size=(4, 4))}, rng.normal(size=(5, 2, 3))
+
+    def loss(p, x):
+        return tg.sum(tg.square(tg.scan(lambda h, x: (tg.tanh(x @ p["W"] + h @ p["U"]),) * 2, np.zeros((2, 4)), x, **options)[1]))
+
+    value, grads = tg.value_and_grad(loss)(params, x)
+    assert diagnose(loss, params, (x,), grads).ok
+    assert named(diagnose(loss, params, (x,), grads | {"U": -grads["U"]})) == {"U": {"sign"}}
+    assert diagnose(loss, params, (x,), grads | {"U": rng.normal(size=(4, 4))}).unnamed == ("U",)
+
+
+def test_a_scan_in_a_scan():
+    rng = np.random.default_rng(0)
+    params, x = {"W": rng.normal(size=(3, 4)), "U": rng.normal(size=(4, 4))}, rng.normal(size=(5, 3, 2, 3))
+
+    def loss(p, x):
+        inner = lambda h, x: (tg.tanh(x @ p["W"] + h @ p["U"]),) * 2
+        return tg.sum(tg.square(tg.scan(lambda h, xs: tg.scan(inner, h, xs), np.zeros((2, 4)), x)[1]))
+
+    grads = tg.grad(loss)(params, x)
+    assert diagnose(loss, params, (x,), grads).ok
+    assert diagnose(loss, params, (x,), grads | {"U": rng.normal(size=(4, 4))}).unnamed == ("U",)
+
+
 # ---- messages -----------------------------------------------------------------------------------------------
 
 
@@ -390,7 +460,8 @@ def test_a_right_diagnosis_in_words():
 
 
 @pytest.mark.parametrize("data, by_hand, text", [
-    (np.ones(3), {}, "data is not a tuple"), ((), {"q": 1.0}, "no gradient has the name of a parameter"),
+    (np.ones(3), {}, "data is not a tuple"),
+    ((), {"a": {"w": np.ones(3)}}, "no gradient has the name of a parameter"), ((), {"q": 1.0}, "no gradient has the name of a parameter"),
     ((), lambda p: (0.0, 3.0), "the gradients are not a dict, nor a tree like params"),
 ])
 def test_bad_questions(data, by_hand, text):

@@ -221,7 +221,7 @@ def _transposes(shape):
     n, m = shape[-2:]
     if n == m:
         yield "", lambda w: np.swapaxes(w, -1, -2)
-    elif len(shape) == 2 and max(n, m) % min(n, m) == 0 and max(n, m) // min(n, m) <= 4 and min(n, m) > 1:
+    elif len(shape) == 2 and min(n, m) > 1 and max(n, m) % min(n, m) == 0 and max(n, m) // min(n, m) <= 4:
         yield " in every gate", lambda w: blockwise(w)
 
 

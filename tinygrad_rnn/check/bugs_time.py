@@ -24,6 +24,7 @@ from .breakage import (
     REPLACED,
     SCALED,
     SHIFTED_ERROR,
+    SHORT,
     SIGN,
     STATE,
     SUMMED,
@@ -129,8 +130,7 @@ def of_consumers(graph):
             if len(users) > 1:
                 words = graph.label(next(iter(edges.values()))[0])
                 back = "the next step's " if crosses else ""
-                kind = CARRY if crosses else PATH
-                lost = list(edges.values())
+                kind, lost = CARRY if crosses else PATH, list(edges.values())
                 yield Breakage(kind, label, f"what {back}{words} hands back to {label} is lost", _drops(lost), 2 if not crosses else 1)
                 start = graph.sites[user].get(0)
                 if crosses and (start, slot) in graph.carries and (start, slot) not in lost:
@@ -204,7 +204,9 @@ def _error_steps(graph, i, slots):
     """The cotangent of node i, whose steps are its inputs (`slots`) or lie along its first axis, kept for one step or moved by one."""
     n = len(graph.parents[i]) if slots is not None else graph.nodes[i].shape[0]
     forms = [("the error of the last step alone enters, those of the other steps are lost", LAST_ERROR, 1, lambda t: t if t == n - 1 else None),
-             ("the error of the first step alone enters, those of the other steps are lost", LAST_ERROR, 3, lambda t: t if t == 0 else None)]
+             ("the error of the first step alone enters, those of the other steps are lost", LAST_ERROR, 3, lambda t: t if t == 0 else None),
+             ("the error of the first step (t = 0) does not enter: the loop ends before it", SHORT, 1, lambda t: t if t > 0 else None),
+             ("the error of the last step does not enter: the loop starts after it", SHORT, 1, lambda t: t if t < n - 1 else None)]
     for shift, words in ((1, "the next"), (-1, "the previous")):
         forms += [(f"the error of {words} step is used at step t", SHIFTED_ERROR, 2, lambda t, s=shift: t + s if 0 <= t + s < n else None),
                   (f"the error of {words} step is used at step t, wrapping around at the end", SHIFTED_ERROR, 2, lambda t, s=shift: (t + s) % n)]

@@ -8,20 +8,19 @@ diagnose_search, diagnose_parting, diagnose_report, bugs, diagnose_graph.
 """
 
 import inspect
-from collections import defaultdict
 from copy import copy
 
 import numpy as np
 
 from .. import trees
 from ..errors import ArgumentError, message
-from .bugs import catalogue
-from .diagnose_graph import Unrolled
+from .diagnose_answer import read
+from .diagnose_evidence import behaviour
 from .diagnose_parting import first_steps, parting
-from .diagnose_record import array, is_float, named_leaves, redrawn
-from .diagnose_report import MUTATES, RAISES, STATEFUL, Diagnosis, Finding, Parting
+from .diagnose_point import Point
+from .diagnose_record import is_float, named_leaves, redrawn
+from .diagnose_report import NO_ANSWER, NO_NUMBERS, RAISES, Diagnosis, Finding, Parting
 from .diagnose_search import Search
-from .diagnose_tensors import close
 
 
 def diagnose(loss, params, data, by_hand, *, seed=0, name=True):
@@ -35,8 +34,8 @@ def diagnose(loss, params, data, by_hand, *, seed=0, name=True):
     initial state or of floating point data are looked at if they are given under their argument's name. `name=False` only
     tells which gradients are right, without a search.
 
-    Raises: ArgumentError when `data` is no tuple, or no gradient has the name of a parameter; GradientError when the loss does
-    not depend on the parameters.
+    Raises: ArgumentError when `data` is no tuple, the loss no function, or no gradient has the name of a parameter; GradientError
+    when the loss does not depend on the parameters.
 
     Example:
         >>> def loss(p, x):
@@ -51,39 +50,11 @@ def diagnose(loss, params, data, by_hand, *, seed=0, name=True):
     if not isinstance(data, (tuple, list)):
         raise ArgumentError(message("diagnose(loss, params, data, by_hand)", "data is not a tuple", {"data": type(data).__name__},
                                     "Pass the loss's further arguments as a tuple, (x,) for one."))
+    if not callable(loss):
+        raise ArgumentError(message("diagnose(loss, params, data, by_hand)", "the loss is not a function", {"loss": type(loss).__name__},
+                                    "Pass a function loss(params, *data) made of ops."))
     case = _Case(loss, params, tuple(data), by_hand, np.random.default_rng(seed))
     return case.run(name)
-
-
-class _Point:
-    """One set of parameters and data: the unrolled loss, and what was given there."""
-
-    def __init__(self, loss, params, data, value, given, wanted):
-        self.params, self.data, self.value, self.given = params, data, value, given
-        self.graph = Unrolled(loss, params, data, wanted)
-        self.right = self.graph.backward()
-        self.tolerance = {name: self._tolerance(name) for name in given}
-        self._catalogue = self._known = None
-
-    def _tolerance(self, name):
-        """What rounding may do: 1e-8 of the gradient (1e-4 in float32) and 1e-12 of the terms that it is a sum of."""
-        single = self.graph.values[name].dtype == np.float32 or self.given[name].dtype == np.float32
-        largest = max((float(np.abs(g).max()) for g in self.right.values() if g.size), default=0.0)
-        own = float(np.abs(self.right[name]).max(initial=0.0))
-        return (1e-4 * own + 1e-6 * largest) if single else 1e-8 * own + 1e-13 * largest
-
-    def matches(self, grads, name):
-        return close(grads[name], self.given[name], self.tolerance[name])
-
-    def catalogue(self):
-        """All breakages here by key, common and rare."""
-        if self._catalogue is None:
-            counts, self._catalogue = defaultdict(int), {}
-            for b in catalogue(self.graph, rare=True):
-                key = b.kind, b.place, b.what, b.scope
-                counts[key] += 1
-                self._catalogue[*key, counts[key]] = b
-        return self._catalogue
 
 
 class _Case:
@@ -97,25 +68,14 @@ class _Case:
     # ---- points ---------------------------------------------------------------------------------------------
 
     def ask(self, params, data):
-        """Loss and gradients by hand at a point, as arrays by name; the caller's arrays are safe."""
+        """What `read` makes of the answer at a point; the caller's arrays are safe."""
         if self.function is None:
-            value, grads = None, self.by_hand
+            result = None, self.by_hand
         else:
             copy = trees.map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, params)
             with np.errstate(all="ignore"):
                 result = self.function(copy, *(np.array(d) if isinstance(d, np.ndarray) else d for d in data))
-            value, grads = result if isinstance(result, tuple) and len(result) == 2 else (None, result)
-        if not isinstance(grads, dict) and not hasattr(grads, "tree_children"):
-            rows = trees.flatten_like(grads, trees.flatten(params)[1])
-            if rows is None:
-                raise ArgumentError(message("by_hand(params, *data)", "the gradients are not a dict, nor a tree like params",
-                                            {"returned": type(grads).__name__},
-                                            "Return (loss, {name: gradient})."))
-            grads = trees.unflatten(trees.flatten(params)[1], rows)
-        names = trees.paths(grads) if trees.flatten(grads)[1].kind is not trees.LEAF else ["params"]
-        found = {name: np.array(array(g), dtype=None) for name, g in zip(names, trees.flatten(grads)[0])}
-        value = None if value is None else float(np.asarray(array(value), dtype=float).reshape(-1)[0]) if np.size(array(value)) == 1 else None
-        return value, found
+        return read(result, params)
 
     def argument_names(self):
         """Names of the floating point data, as the loss calls its arguments."""
@@ -125,8 +85,8 @@ class _Case:
             names = []
         return {name: i for i, (name, d) in enumerate(zip(names, self.data)) if isinstance(d, np.ndarray) and is_float(d)}
 
-    def point(self, params, data, answer=None):
-        value, given = answer or self.ask(params, data)
+    def point(self, params, data, answer):
+        value, given, _ = answer
         names, arguments = named_leaves(params), self.argument_names()
         wanted, chosen = {}, {}
         for name, g in given.items():
@@ -136,7 +96,7 @@ class _Case:
             same = [a for a in arguments if a.lower() == name.lower() and np.shape(data[arguments[a]]) == g.shape]
             if same:
                 wanted[name], chosen[name] = arguments[same[0]], g
-        return _Point(self.loss, params, data, value, chosen, wanted), sorted(set(given) - set(chosen)), [name for name in names if name not in chosen]
+        return Point(self.loss, params, data, value, chosen, wanted), sorted(set(given) - set(chosen)), [name for name in names if name not in chosen]
 
     def probes(self, count=2):
         """Other points of the same shapes where nothing is zero, symmetric or small, as far as the derivation runs there."""
@@ -145,8 +105,8 @@ class _Case:
             params = trees.map(lambda leaf: redrawn(leaf, self.rng), self.params)
             data = tuple(self._redrawn(d) for d in self.data)
             try:
-                value, given = self.ask(params, data)
-                point, _, _ = self.point(params, data, (value, {name: given[name] for name in given if name in self.given_names}))
+                value, given, _ = self.ask(params, data)
+                point, _, _ = self.point(params, data, (value, {name: given[name] for name in given if name in self.given_names}, {}))
             except Exception:
                 continue
             agrees = value is None or not self.same_loss or np.isclose(value, point.graph.loss, rtol=1e-7)
@@ -175,7 +135,10 @@ class _Case:
         except Exception as error:
             return Diagnosis((Finding(RAISES, "all", None, f"{type(error).__name__}: {error}", 1.0),))
         self.main, strangers, missing = self.point(self.params, self.data, answer)
-        if not self.main.given:
+        bad = {name: what for name, what in answer[2].items() if name in named_leaves(self.params)}
+        self.findings += [Finding(NO_NUMBERS, name, None, f"the gradient is {what}", 1.0) for name, what in bad.items()]
+        strangers, missing = [*strangers, *(set(answer[2]) - set(bad))], [name for name in missing if name not in bad]
+        if not self.main.given and not bad:
             raise ArgumentError(message("diagnose(loss, params, data, by_hand)", "no gradient has the name of a parameter",
                                         {"parameters": ", ".join(named_leaves(self.params)), "given": ", ".join(answer[1])},
                                         "Name the gradients as the parameters."))
@@ -183,8 +146,11 @@ class _Case:
         self.notes += [f"no gradient is given for {', '.join(missing)}"] if missing else []
         self.notes += [f"not looked at: {', '.join(strangers)} (no parameter or argument has this name)"] if strangers else []
         value, graph = answer[0], self.main.graph
-        self.same_loss = value is None or bool(np.isclose(value, graph.loss, rtol=1e-6 if self._single() else 1e-9, atol=1e-12))
-        self._behaviour()
+        self.same_loss = value is None or bool(np.isclose(value, graph.loss, rtol=1e-6 if self._single() else 1e-9, atol=1e-12, equal_nan=True))
+        self.findings += behaviour(self)
+        unknown = [name for name in self.main.given if not np.isfinite(self.main.right[name]).all()]
+        self.findings += [Finding(NO_ANSWER, name, None, "the loss itself has a gradient of NaN or infinity here: nothing can be said of this one", 1.0)
+                          for name in unknown]
         wrong = self._wrong(self.main)
         self.points = [self.main, *self.probes()]
         if not wrong:
@@ -238,30 +204,8 @@ class _Case:
         return any(g.dtype == np.float32 for g in self.main.given.values()) or any(v.dtype == np.float32 for v in self.main.graph.values.values())
 
     def _wrong(self, point):
-        return [name for name in point.given if not point.matches(point.right, name)]
-
-    def _behaviour(self):
-        """A derivation that writes into its arguments, or answers differently when asked again."""
-        if self.function is None:
-            return
-        copies = trees.map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, (self.params, list(self.data)))
-        before = [np.array(array(leaf)) for leaf in trees.flatten(copies)[0]]
-        try:
-            with np.errstate(all="ignore"):
-                self.function(copies[0], *copies[1])
-            _, again = self.ask(self.params, self.data)
-        except Exception as error:
-            self.findings.append(Finding(STATEFUL, "all", None, f"the second call raises {type(error).__name__}: {error}", 0.9))
-            return
-        changed = [name for name, old, leaf in zip(trees.paths(copies), before, trees.flatten(copies)[0])
-                   if not np.array_equal(old, array(leaf), equal_nan=old.dtype.kind in "fc")]
-        if changed:
-            self.findings.append(Finding(MUTATES, changed[0], None, "the derivation changes the arrays that it is given", 1.0))
-        for name, g in self.main.given.items():
-            other = again.get(name)
-            if other is None or other.shape != g.shape or not np.allclose(other, g, rtol=1e-9, atol=0, equal_nan=True):
-                self.findings.append(Finding(STATEFUL, name, None, "a further call at the same point gives another gradient: something is kept from the "
-                                             "call before", 1.0))
+        unknown = {f.tensor for f in self.findings if f.bug == NO_ANSWER}
+        return [name for name in point.given if name not in unknown and not point.matches(point.right, name)]
 
     def _report(self, unnamed):
         point = self.main
@@ -270,7 +214,9 @@ class _Case:
             right = point.right[name]
             distance = np.linalg.norm(g - right) if g.shape == right.shape else np.inf
             errors[name] = float(distance / (np.linalg.norm(right) or 1.0))
-        right = tuple(name for name in point.given if name not in self._wrong(point))
+        errors |= {f.tensor: np.inf for f in self.findings if f.bug == NO_NUMBERS}
+        unknown = {f.tensor for f in self.findings if f.bug == NO_ANSWER}
+        right = tuple(name for name in point.given if name not in unknown and name not in self._wrong(point))
         parted = None
         if self.findings or unnamed:
             parted = self._parting(unnamed, [name for name in point.given if name not in right])
@@ -279,7 +225,7 @@ class _Case:
     def _parting(self, unnamed, wrong):
         if not unnamed:
             steps = [f for f in self.findings if f.step is not None]
-            order = self.main.graph.times[0] if self.main.graph.times else []
+            order = self.main.graph.clock
             if steps:
                 first = max(steps, key=lambda f: order.index(f.step) if f.step in order else -1)
                 return Parting(first.step, first.tensor)

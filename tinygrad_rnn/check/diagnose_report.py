@@ -8,11 +8,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 INDEPENDENT = "does not depend on the error"
-ANOTHER_LOSS = "another loss"
 RAISES = "the derivation raises an exception"
 NOT_FINITE = "gradient is not finite"
+NO_ANSWER = "the right gradient is not finite"
 SHAPE = "shape of a gradient"
 STATEFUL = "accumulators not reset"
+UNSTEADY = "another answer when asked again"
+NO_NUMBERS = "gradient is not an array of numbers"
 MUTATES = "arguments are written to"
 
 

@@ -1,21 +1,19 @@
 """The search for the mistakes that reproduce given gradients: one after the other, together, or none.
 
 Knows rounds: in each, the one breakage or alteration that explains most of what is still wrong, at every point that is known;
-then pairs. Refuses to take what fits at one point alone. Below it: bugs, breakage, diagnose_forward, diagnose_tensors,
-diagnose_report, diagnose_graph.
+then pairs. Refuses to take what fits at one point alone. Below it: diagnose_evidence, diagnose_delta, diagnose_tensors,
+diagnose_report, breakage, diagnose_graph.
 """
 
 from collections import defaultdict
 
 import numpy as np
 
+from . import diagnose_evidence as evidence
 from .breakage import SCOPES, Breakage, broken, options
 from .diagnose_delta import Base
-from .diagnose_forward import forwards
-from .diagnose_graph import Unrolled
-from .diagnose_record import array
-from .diagnose_report import INDEPENDENT, NOT_FINITE, Finding
-from .diagnose_tensors import View, alterations, clipped_together, close, factor
+from .diagnose_report import Finding
+from .diagnose_tensors import View, alterations, clipped_together, close
 
 
 class Search:
@@ -32,15 +30,21 @@ class Search:
 
     def run(self, whole=True):
         """(findings, what is left unnamed); with `whole` false, without asking whether the targets matter."""
-        found = self._not_finite() + self._of_another_forward()
+        found = self._take(evidence.not_finite(self)) + self._take(evidence.of_another_forward(self))
         while self.left and self._round():
             pass
         while self.pairs and self.left and self._pairs():
             while self.left and self._round():
                 pass
+        found += self._take(evidence.misshapen(self))
         if self.left and whole:
-            found += self._independent()
+            found += self._take(evidence.independent(self))
         return found + self._findings(), list(self.left)
+
+    def _take(self, findings):
+        names = {finding.tensor for finding in findings}
+        self.left = [name for name in self.left if name not in names]
+        return findings
 
     # ---- views of every point under the breakages so far ----------------------------------------------------
 
@@ -178,57 +182,6 @@ class Search:
     def _note(self, *breakages):
         self.seen |= {key: b for key, b in self.library.items() if b in breakages}
 
-    # ---- what needs no breakage -----------------------------------------------------------------------------
-
-    def _not_finite(self):
-        bad = [name for name in self.left if not np.isfinite(self.main.given[name]).all()]
-        self.left = [name for name in self.left if name not in bad]
-        return [Finding(NOT_FINITE, name, None, "the gradient holds NaN or infinity where the right one is finite", 1.0) for name in bad]
-
-    def _of_another_forward(self):
-        """The gradients of another forward pass: something else stands in the place of a weight, or the loss broadcasts."""
-        if self.case.same_loss and self.main.value is not None or not self.left:
-            return []
-        for kind, what, replaced in forwards(self.main.graph, broadcast_only=self.main.value is None):
-            try:
-                value, grads = self.main.graph.forward(replaced)
-            except Exception:
-                continue
-            ratios = [_ratio_of(self.main.given[name], grads[name]) for name in self.left]
-            c = next((r for r in ratios if r is not None), 1.0)
-            same_value = self.main.value is None or np.isclose(value * c, self.main.value, rtol=1e-9)
-            if same_value and all(close(c * grads[name], self.main.given[name], self.main.tolerance[name] + 1e-9 * np.abs(self.main.given[name]).max(initial=0))
-                                  for name in self.main.given):
-                extra = "" if abs(c - 1) < 1e-9 else f"; {factor(c, self.sizes)[0][1]}"
-                names, self.left = self.left, []
-                return [Finding(kind, name, None, what + extra, 0.95) for name in names]
-        if self.main.value is not None:
-            self.case.notes.append(f"the loss by hand is {self.main.value:.10g}, the loss is {self.main.graph.loss:.10g}: by hand something else is computed")
-        return []
-
-    def _independent(self):
-        """Gradients that stay as they are when the targets change."""
-        if self.case.function is None:
-            return []
-        point, found = self.main, []
-        for k in _targets(point):
-            d = np.asarray(point.data[k])
-            others = [d + 0.5 * (1 + np.abs(d)), -2.0 * d + 0.3] if d.dtype.kind == "f" else [np.roll(d, 1), d[::-1], np.where(d > 0, d - 1, d + 1)]
-            still, moved = set(self.left), set()
-            for other in others:
-                data = (*point.data[:k], other.astype(d.dtype), *point.data[k + 1:])
-                try:
-                    _, given = self.case.ask(point.params, data)
-                    right = Unrolled(self.case.loss, point.params, data, point.graph.wanted).backward()
-                except Exception:
-                    continue
-                still = {name for name in still if close(given[name], point.given[name], point.tolerance[name])}
-                moved |= {name for name in self.left if not close(right[name], point.right[name], 10 * point.tolerance[name])}
-            names = [name for name in self.left if name in still and name in moved]
-            found += [Finding(INDEPENDENT, name, None, "the gradient stays as it is when the targets change: no error term is in it", 0.95) for name in names]
-            self.left = [name for name in self.left if name not in names]
-        return found
-
     # ---- findings -------------------------------------------------------------------------------------------
 
     def _findings(self):
@@ -253,7 +206,7 @@ class Search:
         """The time index of the first edge, in backward order, over which something else travels when `b` is broken."""
         graph = self.main.graph
         if b.window:
-            return graph.times[0][max(graph.T - 2 - b.window, 0)]
+            return graph.clock[max(graph.T - 2 - b.window, 0)]
         reach = graph.downstream(name)
         seen = []
         for breakages in (rest, [*rest, b]):
@@ -275,10 +228,6 @@ class Search:
         return graph.time(max(inside, key=lambda i: graph.where[i])) if inside else None
 
 
-def _ratio_of(a, b):
-    return float(np.sum(a * b) / np.sum(b * b)) if np.shape(a) == np.shape(b) and np.any(b) else None
-
-
 def _sizes(point):
     """The sizes that factors may come from, with their names: T, and the axes of data and state."""
     graph, sizes = point.graph, defaultdict(set)
@@ -295,22 +244,3 @@ def _sizes(point):
         if n not in sizes and graph.T and n % graph.T == 0:
             sizes[n].add(f"T · {n // graph.T}")
     return dict(sizes)
-
-
-def _targets(point):
-    """The places of the data that only the loss reads: changing them changes no value inside of a scan."""
-    graph = point.graph
-    found = []
-    for k, d in enumerate(point.data):
-        d = np.asarray(d)
-        if d.dtype.kind not in "fiu" or d.size == 0:
-            continue
-        other = d + 0.37 if d.dtype.kind == "f" else np.roll(d, 1)
-        try:
-            changed = Unrolled(graph.function, point.params, (*point.data[:k], other, *point.data[k + 1:]), {})
-        except Exception:
-            continue
-        inner = [[array(c.y) for c in g.calls if c.time is not None and not isinstance(c.y, tuple)] for g in (graph, changed)]
-        if inner[0] and len(inner[0]) == len(inner[1]) and all(np.array_equal(a, b) for a, b in zip(*inner)):
-            found.append(k)
-    return found or [len(point.data) - 1] * bool(point.data)

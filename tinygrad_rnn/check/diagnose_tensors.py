@@ -13,6 +13,7 @@ import numpy as np
 
 from .breakage import ACCUMULATED, BIAS, CLIPPED, CUT, FIRST, INITIAL, LAST, SCALED, SHORT, SIGN, options
 from .bugs_rules import blockwise
+from .diagnose_report import SHAPE
 
 AVERAGED = "gradient averaged"
 NOT_AVERAGED = "gradient not averaged"
@@ -227,7 +228,7 @@ def _running(view, name, bound):
 
 def _over_time(view, name):
     T = view.graph.T
-    time = view.graph.times[0]
+    time = view.graph.clock
 
     def pattern(kind, what, weights, rank, step=None):
         return Alteration(kind, what, rank, lambda v, n: v.weighted(n, weights), step)
@@ -263,7 +264,7 @@ def _of_another_shape(view, name, given):
     if given.size == grad.size:
         if given.shape == grad.T.shape and grad.ndim == 2:
             yield Alteration(TRANSPOSED, f"the gradient is transposed: {given.shape} for {grad.shape}", 0, lambda v, n: v.grads[n].T)
-        yield Alteration("shape of a gradient", f"the gradient has the shape {given.shape}, the parameter {grad.shape}", 1,
+        yield Alteration(SHAPE, f"the gradient has the shape {given.shape}, the parameter {grad.shape}", 1,
                          lambda v, n: v.grads[n].reshape(given.shape))
     for axes in (c for r in range(1, given.ndim + 1) for c in itertools.combinations(range(given.ndim), r)):
         if _same_but_ones(given.sum(axis=axes).shape, grad.shape) and np.allclose(given.sum(axis=axes).reshape(grad.shape), grad, rtol=1e-7, atol=1e-12):
