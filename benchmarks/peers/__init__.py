@@ -11,7 +11,8 @@ from importlib import import_module
 PEERS = {
     "hand": ("by_hand", "prepare", "hand-written NumPy"),
     "floor": ("products", "prepare", "matrix products alone"),
-    "ours": ("ours", "prepare_scan", "tinygrad_rnn scan"),
+    "ours": ("ours", "prepare_compiled", "tinygrad_rnn compiled"),
+    "ours-scan": ("ours", "prepare_scan", "tinygrad_rnn scan"),
     "ours-loop": ("ours", "prepare_loop", "tinygrad_rnn loop"),
     "generated": ("ours", "prepare_generated", "its generated code"),
     "torch": ("pytorch", "prepare_fused", "PyTorch fused"),

@@ -1,4 +1,4 @@
-"""tinygrad_rnn through its public API: the cell under ``scan``, and on the eager tape in a plain Python loop."""
+"""tinygrad_rnn through its public API: the cell under ``scan``, compiled with its loss or not, and in a plain Python loop."""
 
 import inspect
 
@@ -15,14 +15,25 @@ def read(result):
     return float(value), {key: np.asarray(g) for key, g in gradients.items()}
 
 
-def prepare_scan(cell, p):
+def loss_and_gradients(cell):
     equations = EVERY[cell]
 
     def scan_loss(p):
         state, ys = tg.scan(lambda state, x: equations(F, p, state, x), initial(p), p["xs"])
         return loss(F, state, ys)
 
-    return lambda: tg.value_and_grad(scan_loss)(p), read
+    return tg.value_and_grad(scan_loss)
+
+
+def prepare_compiled(cell, p):
+    """Every call runs the loss on stand-ins, looks its program up and runs it."""
+    step = tg.compiled(loss_and_gradients(cell))
+    return lambda: step(p), read
+
+
+def prepare_scan(cell, p):
+    """The loss around the scan is computed op by op, and its graph walked back, at every call."""
+    return lambda: loss_and_gradients(cell)(p), read
 
 
 def prepare_loop(cell, p):
