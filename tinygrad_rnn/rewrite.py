@@ -169,6 +169,9 @@ class _Rewriter:
             return
         if len(call.outs) == 1:
             self.seen[key] = call.outs[0]
+        if call.op.name in ("sum", "mean") and registry.get(call.op.name) is call.op and call.args[0] not in self.consts and self._sums_rows(call):
+            n = call.args[0].shape[-1]
+            call = Call(matmul, (call.args[0], self.ones(n, 1.0 if call.op.name == "sum" else 1 / n, call.outs[0].dtype)), {}, call.outs)
         self.append(call)
 
     # ---- forms --------------------------------------------------------------------------------------------------
@@ -227,14 +230,22 @@ class _Rewriter:
     def times(self, a, b):
         if a is None or not isinstance(a, (Value, np.ndarray)) and a == 1:
             return b
+        if not isinstance(b, (Value, np.ndarray)) and b == 1:
+            return a
+        if not isinstance(a, Value) and not isinstance(b, Value):
+            return self.numbers(a, b)
         if not isinstance(b, (Value, np.ndarray)):
-            if b == 1:
-                return a
-            if b == -1 and isinstance(a, (Value, np.ndarray)):
-                return self.emit(negative, a)
+            return self.emit(negative, a) if b == -1 else self.emit(multiply, a, b)
         if not isinstance(a, (Value, np.ndarray)):
-            return a * b if not isinstance(b, (Value, np.ndarray)) else self.emit(negative, b) if a == -1 else self.emit(multiply, b, a)
+            return self.emit(negative, b) if a == -1 else self.emit(multiply, b, a)
         return self.emit(multiply, a, b)
+
+    def numbers(self, a, b):
+        """The product of two numbers or arrays that a rewriting made; the same array whenever it is asked for."""
+        key = "numbers", *(id(k) if isinstance(k, np.ndarray) else k for k in (a, b))
+        if key not in self.seen:
+            self.seen[key] = a, b, a * b
+        return self.seen[key][2]
 
     def scaled(self, form, k):
         """The form times something that is not carried; None where that would make more calls than it saves."""
@@ -308,17 +319,8 @@ class _Rewriter:
                 if k is None:
                     return u
         if call is not None and call.op is matmul and self.uses.get(u, 1) == 1 and self.fixed(k) and self.takes(call.args[1], u, k):
-            return self.emit(matmul, call.args[0], self.weighted(call.args[1], k), shape=u.shape, like=u)
+            return self.emit(matmul, call.args[0], self.times(call.args[1], k), shape=u.shape, like=u)
         return self.emit(multiply, u, k, shape=u.shape)
-
-    def weighted(self, weight, k):
-        """A right factor times k; one that a rewriting made is made anew."""
-        if not isinstance(weight, np.ndarray):
-            return self.times(weight, k)
-        key = "weighted", id(weight), k
-        if key not in self.seen:
-            self.seen[key] = weight, weight * k
-        return self.seen[key][1]
 
     def made(self, value):
         """The new value for an old one."""
@@ -423,7 +425,7 @@ class _Rewriter:
         else:
             base, factor = self.made(x), 1.0
         x = base
-        if not call.statics["keepdims"] or not self._last_axis(call.statics["axis"], x) or out.dtype != x.dtype or out.dtype.kind != "f":
+        if not self._sums_rows(call):
             return False
         n = x.shape[-1]
         if name == "var":
@@ -443,13 +445,17 @@ class _Rewriter:
                 weight, x, thin, vector, k = weight * number, call.args[0], *map(self.all_of, (thins, vectors, rest))
                 x = x if k is None else self.emit(multiply, x, k, shape=x.shape)
         if vector is None:
-            key = "column", x.shape[-1], weight, x.dtype
-            if key not in self.seen:
-                self.seen[key] = np.full((x.shape[-1], 1), weight, x.dtype)
-            column = self.seen[key]
+            column = self.ones(x.shape[-1], weight, x.dtype)
         else:
             column = self.emit(registry["reshape"], self.times(vector, weight), statics={"shape": (x.shape[-1], 1)}, shape=(x.shape[-1], 1))
         return _Form(None, [(self.emit(matmul, x, column, shape=out.shape, like=x), thin)])
+
+    def ones(self, n, weight, dtype):
+        """A column with which a product is `weight` times the sum over the last axis."""
+        key = "column", n, weight, dtype
+        if key not in self.seen:
+            self.seen[key] = np.full((n, 1), weight, dtype)
+        return self.seen[key]
 
     def all_of(self, factors):
         """The product of some factors; None of none."""
@@ -475,6 +481,11 @@ class _Rewriter:
         if isinstance(k, Value) and k in self.consts and k.shape == shape[-1:]:
             return 1.0, [], [k], []
         return 1.0, [], [], [k]
+
+    @classmethod
+    def _sums_rows(cls, call):
+        x, out = call.args[0], call.outs[0]
+        return call.statics["keepdims"] and cls._last_axis(call.statics["axis"], x) and out.dtype == x.dtype and out.dtype.kind == "f"
 
     @staticmethod
     def _last_axis(axis, x):

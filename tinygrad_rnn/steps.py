@@ -18,7 +18,7 @@ from .program import Value
 from .schedule import SAMPLE, Schedule
 from .spelling import ATOM, ours, spell
 
-BLOCK_BYTES = 1 << 18  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
+BLOCK_BYTES = 1 << 19  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
 SPREAD = 1 << 16  # elements up to which a constant is worth spreading over the rows of a batch
 
 
