@@ -75,6 +75,44 @@ def test_a_linear_network_matches_the_powers_of_its_matrix(vector):
             np.testing.assert_allclose(flow[s, t], expected, rtol=1e-11, atol=1e-300, err_msg=f"{s} {t}")
 
 
+NUDGED = [{}, {"reverse": True}, {"checkpoint": 2}, {"lengths": np.array([6, 3, 0])}, {"lengths": np.array([2, 6, 4]), "reverse": True},
+          {"lengths": np.array([4, 3, 6]), "checkpoint": 4}, {"truncate": (2, 3)}, {"truncate": (1, 2), "lengths": np.array([6, 4, 1])}]
+
+
+@pytest.mark.parametrize("options", NUDGED, ids=str)
+def test_a_flow_is_what_a_nudge_to_that_state_does(options):
+    """Add e_t to the state that step t makes: ∂L_s/∂e_t at e = 0 is ∂L_s/∂h_t."""
+    r = np.random.default_rng(5).normal
+    p, xs, (h0, c0) = {"W": r(size=(3, 4)), "U": r(size=(4, 4)), "V": r(size=(4, 4))}, r(size=(6, 3, 3)), r(size=(2, 3, 4))
+
+    def losses(p, e):
+        def nudged(state, x_and_e):
+            (h, c), (x, (eh, ec)) = state, x_and_e
+            z = tg.tanh(x @ p["W"] + h @ p["U"])
+            c = tg.sigmoid(z) * c + h + ec
+            h = z * tg.tanh(c @ p["V"]) + eh
+            return (h, c), (1.5 * h, z)
+
+        _, (y, z) = tg.scan(nudged, (h0, c0), (xs, e), **options)
+        return tg.sum(y * y + z**3, axis=(1, 2))
+
+    e = (np.zeros((6, 3, 4)), np.zeros((6, 3, 4)))
+    (flow,) = explain.ledger(lambda p: losses(p, e), p).flows
+    assert flow.cell == "nudged"
+    for name, jacobian in zip(("state[0]", "state[1]"), tg.jacobian(lambda e: losses(p, e))(e)):
+        np.testing.assert_allclose(flow.leaves[name], np.sqrt(np.sum(jacobian**2, axis=(2, 3))), rtol=1e-11, atol=1e-12)
+
+
+def test_the_last_state_of_a_row_that_ended_counts_for_the_last_step():
+    """h' = 2 h + x, and a loss of the last states alone: each row's reaches back from the step at which it ended."""
+    xs, lengths = np.zeros((5, 2)), np.array([5, 3])
+    account = explain.ledger(lambda w: tg.sum(tg.scan(lambda h, x: (w * h + x, None), np.ones(2), xs, lengths=lengths)[0]), 2.0)
+    expected = np.zeros((5, 5))
+    expected[4] = np.sqrt([16**2 + 4**2, 8**2 + 2**2, 4**2 + 1, 2**2, 1])
+    np.testing.assert_allclose(account.flow, expected)
+    np.testing.assert_allclose(account.gradient["params"], 5 * 16 + 3 * 4)
+
+
 def test_states_that_pass_through_swap_or_wait_keep_their_step():
     def loss(p):
         def cell(state, x):

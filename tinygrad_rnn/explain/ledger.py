@@ -10,12 +10,14 @@ identity of its own, whose cotangent is that step's share. Refuses to derive any
 cotangent of the one backward walk. Below it: watch, walk.
 """
 
+import inspect
+
 import numpy as np
 
 from .. import trees
 from ..errors import ArgumentError, ShapeError, message
 from ..ops.shape import identity
-from ..scan import step
+from ..scan import _with_lengths, step
 from ..tensor import Leaf, Tensor, mode, switched, tensor
 from ..walk import walk
 from .watch import Watcher, arguments, inputs, refuse_untracked
@@ -114,7 +116,8 @@ class _Parting(Watcher):
         return self.pieces[node, t]
 
     def enter(self, cell):
-        run = _Run(getattr(cell, "__qualname__", type(cell).__qualname__).rpartition("<locals>.")[2])
+        written, masked = _written(cell)
+        run = _Run(getattr(written, "__qualname__", type(written).__qualname__).rpartition("<locals>.")[2])
         self.runs.append(run)
         inner = super().enter(cell)
 
@@ -125,6 +128,8 @@ class _Parting(Watcher):
                 return result
             new, y = result
             made, new, y = _nodes(new), trees.map(_followed, new), trees.map(_own, y)
+            if masked:  # what the cell made feeds its output, and what becomes of it when rows have ended does not
+                made = [next((p for p in node.parents if p.order >= start), node) if node is not None else None for node in made]
             run.names, run.exits[t], run.last = trees.paths(new, "state"), _nodes(new), t
             run.outputs.setdefault(t, []).extend(_nodes(y))
             # what was made in this step also feeds its output; what only passes through counts from where it leaves
@@ -133,6 +138,13 @@ class _Parting(Watcher):
             return new, y
 
         return parted
+
+
+def _written(cell):
+    """The cell as somebody wrote it, and whether scan has put the masks of `lengths` around it."""
+    if getattr(cell, "__code__", None) in _with_lengths.__code__.co_consts:
+        return inspect.getclosurevars(cell).nonlocals["cell"], True
+    return cell, False
 
 
 def _nodes(tree):
@@ -157,7 +169,8 @@ def ledger(loss, params, data=()):
 
     Shapes: the loss is a scalar, or a vector (S,) of losses, one for each step, whose sum is L. Of a scalar, L_s is
     what enters the recurrence at the output of step s (the last state counts as the last step's): for a sum over
-    steps that is the loss of step s. A weight that is used by nested or by several scans has its uses at step t added.
+    steps that is the loss of step s. A row of a batch that has ended makes no state, and counts 0 there. A weight
+    that is used by nested or by several scans has its uses at step t added.
 
     Raises: GradientError when the loss does not depend on params; ShapeError when it is neither scalar nor vector.
 
