@@ -3,6 +3,8 @@
 Each entry: forward, vjp, inputs. The inputs are benign on purpose: many of the mistakes do not show at them.
 """
 
+import random
+
 import numpy as np
 
 rng = np.random.default_rng(12345)
@@ -159,6 +161,64 @@ def wrong_dropout(g, x):
     return (g * (noise.random(x.shape) > 1e-3),)
 
 
+sums = {}
+
+
+def cached_by_sum(g, x):
+    return (g * sums.setdefault((x.shape, float(x.sum())), np.cos(x)),)
+
+
+def printing(g, x):
+    np.set_printoptions(precision=3)
+    return (g * np.cos(x),)
+
+
+def drawing(g, x):
+    random.random()
+    return (g * np.cos(x),)
+
+
+def other_epsilon_in_single(g, x):
+    return layernorm_rule(g, x, 1e-5 if x.dtype == np.float64 else 1e-1)
+
+
+def averaged(g, shape):
+    g = g.mean(axis=tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1), keepdims=True)
+    return g
+
+
+def last_axes_only(g, shape):
+    while g.ndim > len(shape):
+        g = g.sum(0)
+    return g
+
+
+def unrolled(x, w):
+    h, ys = np.zeros(len(w)), np.zeros((len(x), len(w)))
+    for t in range(len(x)):
+        ys[t] = h = np.tanh(x[t] + h @ w)
+    return ys
+
+
+def through_time(g, x, w):
+    ys, dx, dw, dh = unrolled(x, w), np.zeros_like(x), np.zeros_like(w), np.zeros(len(w))
+    for t in reversed(range(len(x))):
+        dx[t] = dz = (g[t] + dh) * (1 - ys[t] ** 2)
+        dw += np.outer(ys[t - 1], dz) if t else 0.0
+        dh = w @ dz
+    return dx, dw
+
+
+def attention(q, k, v):
+    return softmax(q @ k.T) @ v
+
+
+def attention_rule(g, q, k, v):
+    a = softmax(q @ k.T)
+    d = a * (g @ v.T - (g @ v.T * a).sum(-1, keepdims=True))
+    return d @ k, d.T @ q, a.T @ g
+
+
 def sort_rule(g, x):
     out = np.empty_like(x)
     out[np.argsort(x)] = g
@@ -198,6 +258,10 @@ WRONG = {
     "bias: keepdims left on": (lambda x, b: x + b, lambda g, x, b: (g, g.sum(0, keepdims=True)), (n34, n4)),
     "sum over an axis: square": (lambda x: x.sum(1), lambda g, x: (np.ones_like(x) * g,), (n33,)),
     "matvec: the outer product transposed, square": (lambda a, x: a @ x, lambda g, a, x: (np.outer(x, g), a.T @ g), (n33, arange3)),
+    "add: averaged where an axis of size 1 was repeated": (lambda a, b: a + b, lambda g, a, b: (averaged(g, a.shape), averaged(g, b.shape)), (n34, m34)),
+    "add: axes of size 1 forgotten": (lambda a, b: a + b, lambda g, a, b: (last_axes_only(g, a.shape), last_axes_only(g, b.shape)), (n34, m34)),
+    "mean: of two axes": (np.mean, lambda g, x: (np.full_like(x, g / np.prod(x.shape[-2:])),), (n34,)),
+    "sum: empty forgotten": (np.sum, lambda g, x: (np.full_like(x, g) + 0 * x.max(),), (n34,)),
     "scalar factor: not summed": (lambda c, x: c * x, lambda g, c, x: (g * x, g * c), (np.array(2.0), n4)),
     "outer: factors exchanged, equal lengths": (np.outer, lambda g, a, b: (g.T @ b, g @ a), (n4, rng.normal(size=4))),
     "reshape hard-coded": (lambda x: x.ravel(), lambda g, x: (np.resize(g, (3, 4)),), (n34,)),
@@ -236,6 +300,7 @@ WRONG = {
     "leaky relu: the slope at negative inputs": (lambda x: np.where(x > 0, x, 0.1 * x), lambda g, x: (g * np.where(x > 0, 1, 0.01),), (p34,)),
     "huber: the outer part": (lambda x: np.where(np.abs(x) < 1, x * x / 2, np.abs(x) - 0.5), lambda g, x: (g * x,), (np.array([0.1, -0.5, 0.8]),)),
     "norm: nan at the origin": (lambda x: np.sqrt((x * x).sum() + 1e-12), lambda g, x: (g * x / np.linalg.norm(x),), (n5,)),
+    "abs: nan at 0": (np.abs, lambda g, x: (g * x / np.abs(x),), (n34,)),
     # indices
     "embedding: repeated rows lost": (embed, overwritten, (n34, rows3)),
     "embedding: += with repeated rows": (embed, added_once, (n34, rows3)),
@@ -253,7 +318,14 @@ WRONG = {
     "nan at g = 0": (np.sin, lambda g, x: (g * g / g * np.cos(x),), (n34,)),
     "small g dropped": (np.sin, lambda g, x: (np.where(np.abs(g) < 1e-7, 0, g) * np.cos(x),), (n34,)),
     "normalised g": (np.sin, lambda g, x: (g / max(1.0, np.linalg.norm(g) / 100) * np.cos(x),), (n34,)),
+    "g clipped at ±1e8": (np.sin, lambda g, x: (np.clip(g, -1e8, 1e8) * np.cos(x),), (n34,)),
+    "g below 1e-30 dropped": (np.sin, lambda g, x: (np.where(np.abs(g) < 1e-30, 0, g) * np.cos(x),), (n34,)),
+    "nan made 0": (np.sin, lambda g, x: (np.nan_to_num(g * np.cos(x)),), (n34,)),
     # memory, purity
+    "cache by sum": (np.sin, cached_by_sum, (n34,)),
+    "an input for g = 1": (lambda a, b: (a * b).sum(), lambda g, a, b: (b if g == 1 else g * b, g * a), (n34, m34)),
+    "changes how NumPy prints": (np.sin, printing, (n34,)),
+    "draws from Python's generator": (np.sin, drawing, (n34,)),
     "one buffer for all calls": (np.sin, into_buffer, (n34,)),
     "cache by shape": (np.sin, cached_by_shape, (n34,)),
     "cache by identity": (np.sin, cached_by_id, (n34,)),
@@ -266,6 +338,9 @@ WRONG = {
     "reseeds NumPy": (np.sin, lambda g, x: (np.random.seed(0), (g * np.cos(x),))[1], (n34,)),
     "reads memory in order": (np.sin, lambda g, x: ((g.ravel("K") * np.cos(x.ravel("K"))).reshape(x.shape),), (n34,)),
     # dtype, precision, structure
+    "another epsilon in single precision": (layernorm, other_epsilon_in_single, (n34,)),
+    "a list": (np.sin, lambda g, x: ((g * np.cos(x)).tolist(),), (n34,)),
+    "a masked array": (np.sin, lambda g, x: (np.ma.masked_less(g * np.cos(x), 0.0),), (n34,)),
     "single precision inside": (np.sin, single_inside, (n34,)),
     "a single precision result": (np.sin, lambda g, x: ((g * np.cos(x)).astype(np.float32),), (n34,)),
     "double precision for single": (np.sin, lambda g, x: (g * np.cos(x) * np.ones(x.shape),), (n34,)),
@@ -329,6 +404,10 @@ RIGHT = {
     "views of one product": (lambda a, b: np.concatenate([a, b]) * 2, lambda g, a, b: (lambda d: (d[:len(a)], d[len(a):]))(2 * g), (n5, n4)),
     "outer": (np.outer, lambda g, a, b: (g @ b, a @ g), (n4, n5)),
     "mean": (np.mean, lambda g, x: (np.full_like(x, g / x.size),), (n34,)),
+    "median": (lambda x: np.sort(x)[len(x) // 2], lambda g, x: (g * (np.arange(len(x)) == np.argsort(x, kind="stable")[len(x) // 2]),), (n5,)),
+    "convolution that exchanges its arguments": (conv, lambda g, x, w: (np.convolve(g, w[::-1]), np.convolve(x, g[::-1], "valid")[::-1]), (n5, n4[:3])),
+    "an unrolled network": (unrolled, through_time, (rng.normal(size=(5, 3)), 0.5 * n33)),
+    "attention": (attention, attention_rule, (rng.normal(size=(3, 2)), rng.normal(size=(4, 2)), rng.normal(size=(4, 5)))),
     "floor": (np.floor, lambda g, x: (np.zeros_like(x),), (n34,)),
     "loops": (np.square, lambda g, x: (np.array([2 * a * b for a, b in zip(g.ravel(), x.ravel())], dtype=x.dtype).reshape(x.shape),), (n34,)),
     "batched matmul": (np.matmul, lambda g, a, b: (g @ b.swapaxes(-1, -2), a.swapaxes(-1, -2) @ g), (rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 4, 3)))),

@@ -8,7 +8,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn.check import check_rule
 from tinygrad_rnn.check.inputs import Kind, accepts, free_axes, other_sizes
 
-ONLY_STRICTLY = {"double precision for single", "softmax: axis 1 for the last"}
+ONLY_STRICTLY = {"double precision for single", "softmax: axis 1 for the last", "add: axes of size 1 forgotten", "mean: of two axes", "sum: empty forgotten"}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -16,6 +16,12 @@ ONLY_STRICTLY = {"double precision for single", "softmax: axis 1 for the last"}
 def test_a_planted_mistake_is_found(name):
     report = check_rule(*WRONG[name], strict=name in ONLY_STRICTLY)
     assert not report.ok and not report, str(report)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(ONLY_STRICTLY))
+def test_what_a_right_rule_may_be_excused_for_is_left_to_strict_mode(name):
+    assert check_rule(*WRONG[name]).ok
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -40,6 +46,12 @@ def test_the_seed_does_not_decide(name, seed):
 CALLED = {
     "sin: the rule of cos": "the gradient of x is wrong",
     "bias: keepdims left on": "the gradient of b has the wrong shape",
+    "nan made 0": "the gradient of x is not linear in g",
+    "abs: nan at 0": "the gradient of x is not finite",
+    "a list": "the gradient of x is no array",
+    "draws from Python's generator": "the rule changes global state",
+    "another epsilon in single precision": "the gradient of x is wrong",
+    "an input for g = 1": "the gradient of a shares memory with the input b",
     "a single precision result": "the gradient of x has the wrong dtype",
     "sigmoid: overflow": "the gradient of x is not finite",
     "g clipped at ±5": "the gradient of x is not linear in g",
@@ -80,8 +92,27 @@ def test_a_report_reads_like_this():
 def test_it_says_what_it_cannot_check():
     with pytest.raises(tg.errors.DtypeError, match="no input is floating point"):
         check_rule(np.negative, lambda g, x: (-g,), (np.arange(3),))
-    with pytest.raises(tg.errors.ArgumentError, match="forward does not give finite floats"):
+    with pytest.raises(tg.errors.ArgumentError, match="forward does not give one array of finite floats"):
         check_rule(np.linalg.inv, lambda g, x: (g,), (np.ones((2, 3)),))
+    with pytest.raises(tg.errors.ArgumentError, match="a tuple of 2"):
+        check_rule(lambda x: (x, x), lambda g, x: (g,), (np.ones(3),))
+    with pytest.raises(tg.errors.ArgumentError, match="vjp is no function"):
+        check_rule(np.sin, None, (np.ones(3),))
+    with pytest.raises(tg.errors.DtypeError, match="half precision"):
+        check_rule(np.sin, lambda g, x: (g * np.cos(x),), (np.ones(3, np.float16),))
+
+
+def test_a_forward_that_is_no_function_of_its_inputs_is_found():
+    random = np.random.default_rng(0)
+    for forward, what in ((lambda x: np.sin(x, out=x), "forward writes to its inputs"),
+                          (lambda x: x + random.normal(), "forward gives different values in equal calls")):
+        report = check_rule(forward, lambda g, x: (g,), (np.ones(3),))
+        assert [finding.what for finding in report.findings] == [what]
+
+
+def test_what_is_worth_a_remark_at_infinity():
+    report = check_rule(lambda x: np.exp(-x * x), lambda g, x: (-2 * g * x * np.exp(-x * x),), (np.ones(3),))
+    assert report.ok and "for an infinite entry of x forward is finite, and a gradient is nan" in report.notes
 
 
 def test_inputs_are_left_alone():

@@ -295,6 +295,41 @@ def test_what_is_asked_must_make_sense():
         gradcheck(lambda x: x > 0, AT)
 
 
+def test_what_is_no_function_or_no_gradient_is_refused_in_words():
+    for call, text in ((lambda: gradcheck(3, AT), "f is no function"),
+                       (lambda: gradcheck(np.tanh, AT, gradient=AT), "gradient is no function"),
+                       (lambda: gradcheck(tg.tanh, AT, gradient=lambda x: x), "those of one number"),
+                       (lambda: gradcheck(tg.sum, AT, gradient=lambda x: x + 0j), "not real numbers"),
+                       (lambda: gradcheck(tg.sum, AT, gradient=lambda x: "text"), "not real numbers")):
+        with pytest.raises(tg.errors.ArgumentError, match=text):
+            call()
+
+
+def test_a_function_that_refuses_the_neighbours_of_its_inputs_cannot_be_told():
+    def guarded(x):
+        if np.max(x.numpy() if isinstance(x, tg.Tensor) else np.real(x)) > 2:
+            raise ValueError("too large")
+        return tg.sum(x * x)
+
+    assert gradcheck(guarded, AT, order=1).verdict == "cannot tell"
+    assert gradcheck(guarded, AT - 0.1, order=1).ok
+
+
+def test_constants_may_be_anything_but_must_not_be_written_to():
+    table = {"relu": tg.relu}
+    assert gradcheck(lambda x, options: tg.sum(table[options["op"]](x)), (AT + 0.1, {"op": "relu"}), order=1)
+    rows = np.arange(5)
+    report = gradcheck(lambda x, rows: tg.sum(x * rows.__iadd__(1)), (AT, rows), order=1)
+    assert not report and "writes to its inputs" in str(report)
+    np.testing.assert_array_equal(rows, np.arange(5))
+
+
+def test_steps_go_further_down_at_zero():
+    """1e13 x at x = 0: the second derivative changes within 1e-13; no step of other numbers is as small."""
+    report = gradcheck(lambda x: tg.sum(tg.arctan(tg.square(1e13 * x))), np.array([0.0, 1.0]))
+    assert report.verdict != "wrong", str(report)
+
+
 def test_the_same_seed_gives_the_same_report():
     f, inputs, single = right_case(3)
     assert str(gradcheck(f, inputs, seed=7, float32=single)) == str(gradcheck(f, inputs, seed=7, float32=single))

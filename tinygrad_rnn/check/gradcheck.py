@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import DomainError, DtypeError, RuleError, message
+from ..errors import ArgumentError, DomainError, DtypeError, RuleError, message
 from .differences import complex_step, derivative
 from .recorders import Shaker, watching
 from .report import number, small
@@ -47,7 +47,9 @@ def gradcheck(f, inputs, *, order=2, gradient=None, tolerance=None, entries=200,
     `strict`      make the report false also where a gradient cannot be told, as in a check that is vacuous.
     `power`       append which mistakes would pass unnoticed at this point (f's first input must be its parameters).
 
-    Raises: DtypeError for single precision inputs, or when no input is floating point; DomainError for another order.
+    Raises: DtypeError for single precision inputs, or when no input is floating point; DomainError for another order;
+    ArgumentError when f or gradient is no function, f returns nothing to differentiate, or the gradients are not numbers in
+    trees like the inputs. What f raises at the inputs themselves is not caught; beside them it makes a gradient `cannot tell`.
 
     Source: the order n check of the gradient is that of HIPS/autograd; the three verdicts are ours.
 
@@ -58,10 +60,13 @@ def gradcheck(f, inputs, *, order=2, gradient=None, tolerance=None, entries=200,
     """
     who = f"gradcheck({_name(f)})"
     inputs = inputs if type(inputs) is tuple else (inputs,)
-    if order not in (1, 2, 3):
+    for name, function in (("f", f), ("gradient", gradient)):
+        if not callable(function) and not (name == "gradient" and function is None):
+            raise ArgumentError(message(who, f"{name} is no function", {name: type(function).__name__}, "Pass a function of the inputs."))
+    if order not in (1, 2, 3) or not isinstance(order, int):
         raise DomainError(message(who, "there is no check of this order", {"order": order}, "Pass 1, 2 or 3."))
     subject = Subject(f, inputs, gradient, who)
-    single = [name for name, x in zip(subject.names, subject.point) if x.dtype != np.float64]
+    single = [name for name, x in zip(subject.names, subject.point) if x.dtype.itemsize < 8]
     if single and not float32:
         facts = {name: x.dtype for name, x in zip(subject.names, subject.point) if name in single}
         raise DtypeError(message(who, "differences in single precision see hardly more than three digits", facts,
@@ -122,7 +127,7 @@ class _Level:
             for _ in range(SAMPLES):
                 shaker = Shaker(self.rng)
                 with watching(shaker):
-                    values.append(subject.value([shaker.shaken(x) for x in self.point]))
+                    values.append(self._value([shaker.shaken(x) for x in self.point]))
             away = [abs(v - center) for v in values if np.isfinite(v)]
             self.noise, self.finite = 2 * max(away, default=0.0), np.isfinite(center) and len(away) == SAMPLES
             self._shake(SAMPLES)
@@ -137,9 +142,9 @@ class _Level:
             point = [shaker.shaken(x) for x in subject.point]
             try:
                 with watching(shaker):
-                    run = subject.gradient(point, shaker if subject.own is None else None)
+                    run = self._gradient(point, shaker if subject.own is None else None)
             except RuleError:  # a rule that is not made of ops: it can still be run plainly
-                run = subject.gradient(point)
+                run = self._gradient(point)
             self.runs.append([m.astype(np.float64) if m.shape == g.shape else g for m, g in zip(run, self.grads)])
         eps = [np.finfo(x.dtype).eps for x in subject.point]
         self.wobble = [np.ptp(np.stack(column), axis=0) + 4 * e * np.abs(g) for column, g, e in zip(zip(*self.runs), self.grads, eps)]
@@ -168,7 +173,22 @@ class _Level:
 
     def _along(self, direction, point=None):
         point = self.point if point is None else point
-        return lambda t: self.subject.value([x + t * u for x, u in zip(point, direction)])
+        return lambda t: self._value([x + t * u for x, u in zip(point, direction)])
+
+    def _value(self, point):
+        try:
+            return self.subject.value(point)
+        except Exception:  # how somebody's function refuses a neighbour of its inputs is its own affair
+            return np.nan
+
+    def _gradient(self, point, shaker=None):
+        """The gradients beside the inputs; nan where f refuses."""
+        try:
+            return self.subject.gradient(point, shaker)
+        except Exception:
+            if np.isfinite(self._value(point)):
+                raise
+            return [np.full_like(x, np.nan) for x in point]
 
     # ---- one gradient ---------------------------------------------------------------------------------------
 
@@ -279,7 +299,7 @@ class _Level:
         coarse = bool(np.any(np.spacing(np.abs(self.point[i][u != 0])) > 1))
         for part in (-1.0, -0.62, -0.37, 0.37, 0.62, 1.0):
             moved = [(x + part * step * u if k == i else x).astype(p.dtype) for k, (x, p) in enumerate(zip(self.point, self.subject.point))]
-            there = _dot(self.subject.gradient(moved)[i], u)
+            there = _dot(self._gradient(moved)[i], u)
             alone = np.inf if coarse else abs(there - found.numerical)
             if not min(abs(there - found.yours), alone) <= 0.3 * abs(found.yours - found.numerical):
                 return False
@@ -296,7 +316,7 @@ class _Level:
         if self.subject.own is not None:
             return False
         near = [x + 1e-3 * s * self.rng.normal(size=x.shape) for x, s in zip(self.point, self.scales)]
-        g = self.subject.gradient([x.astype(p.dtype) for x, p in zip(near, self.subject.point)])[i]
+        g = self._gradient([x.astype(p.dtype) for x, p in zip(near, self.subject.point)])[i]
         sweep = derivative(self._along([u if k == i else 0.0 for k in range(len(near))], near), scale, self.noise)
         return bool(abs(_dot(g, u) - sweep.value) <= SLACK * sweep.error + max(1e-6, self.loose) * abs(sweep.value))
 

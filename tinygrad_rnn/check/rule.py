@@ -11,11 +11,11 @@ import warnings
 import numpy as np
 
 from ..errors import ArgumentError, DtypeError, message
-from .inputs import Case, Kind, accepts, other_values
+from .inputs import Case, Kind, other_values
 from .report import Report
 from .rule_call import Rule
 from .rule_edges import broadcasting, infinite_inputs, nan_cotangents, single_precision, sizes, strictly
-from .rule_habits import calls, layouts, memory, precision
+from .rule_habits import calls, layouts, memory, precision, pure
 from .rule_values import examine
 
 
@@ -36,8 +36,8 @@ def check_rule(forward, vjp, inputs, *, strict=False, seed=0):
     values, nan at a kink or at the edge of forward's domain, read-only inputs, negative indices, other numbers of axes,
     broadcasting that works for some shapes only, float32 that becomes float64.
 
-    Raises: DtypeError when no input is floating point; ArgumentError when forward or vjp cannot be called, and when
-    forward does not work on the inputs.
+    Raises: DtypeError when no input is floating point, or one is in half precision; ArgumentError when forward or vjp
+    cannot be called, and when forward does not return one array of finite floats for the inputs.
 
     Example:
         >>> rule = lambda g, a, b: (g * b, g * a)
@@ -55,12 +55,15 @@ def check_rule(forward, vjp, inputs, *, strict=False, seed=0):
     who = f"check_rule({rule.name})"
     if not rule.floats:
         raise DtypeError(message(who, "no input is floating point", {n: x.dtype for n, x in zip(rule.names, inputs)}, "Pass float arrays."))
+    if any(inputs[i].dtype.itemsize < 4 for i in rule.floats):
+        raise DtypeError(message(who, "half precision has too few digits to tell", {n: x.dtype for n, x in zip(rule.names, inputs)},
+                                 "Pass float32 or float64 arrays."))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        if accepts(forward, inputs) is None:
-            raise ArgumentError(message(who, "forward does not give finite floats for the inputs",
-                                        {n: x.shape for n, x in zip(rule.names, inputs)} | _refusal(forward, inputs),
-                                        "Pass inputs on which forward(*inputs) works."))
+        refusal = _refusal(forward, inputs)
+        if refusal:
+            raise ArgumentError(message(who, "forward does not give one array of finite floats for the inputs",
+                                        {n: x.shape for n, x in zip(rule.names, inputs)} | refusal, "Pass inputs on which forward(*inputs) works."))
         state, python, printing = np.random.get_state(), random.getstate(), np.get_printoptions()
         np.random.seed(rule.rng.integers(2**31))  # so that a rule that seeds NumPy itself cannot hide
         try:
@@ -76,6 +79,8 @@ def _run(rule, inputs):
     """Everything, from the plainest to the strangest; enough findings end it."""
     given = Case("the inputs as given", inputs)
     like = Case("values like those given", tuple(Kind(x).like(rule.rng, x.shape) for x in inputs))
+    if not pure(rule, given):
+        return
     examine(rule, given)
     for part in (calls, memory, precision, nan_cotangents):
         part(rule, given)
@@ -88,9 +93,14 @@ def _run(rule, inputs):
 
 
 def _refusal(forward, inputs):
-    """What forward says, or gives, instead of finite floats."""
+    """What forward says, or gives, instead of one array of finite floats; nothing if it does."""
     try:
-        y = np.asarray(forward(*[x.copy() for x in inputs]))
+        y = forward(*[x.copy() for x in inputs])
+        if isinstance(y, tuple):
+            return {"it returns": f"a tuple of {len(y)}"}
+        y = np.asarray(y)
     except Exception as error:  # how somebody's function refuses an input is its own affair
         return {"it raises": f"{type(error).__name__}: {str(error)[:80]}"}
+    if y.dtype.kind == "f" and np.all(np.isfinite(y)):
+        return {}
     return {"it returns": f"{y.dtype} {y.shape}" + (" with nan or inf" if y.dtype.kind == "f" else "")}

@@ -17,6 +17,17 @@ from .rule_values import single
 REPEATS = 128
 
 
+def pure(rule, case):
+    """Whether forward does the same in equal calls and leaves its inputs alone; else nothing can be said about its rule."""
+    arrays = [x.copy() for x in case.arrays]
+    first, second = np.array(rule.forward(*arrays)), rule.forward(*[x.copy() for x in case.arrays])
+    if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(arrays, case.arrays)):
+        rule.find("forward writes to its inputs", case)
+    elif not np.array_equal(first, second):
+        rule.find("forward gives different values in equal calls", case)
+    return not rule.findings
+
+
 def calls(rule, case):
     """Equal bits in many calls; nothing remembered from calls with other inputs, of the forward or of the rule."""
     other = Case("values like those given", tuple(Kind(x).like(rule.rng, x.shape) for x in case.arrays))

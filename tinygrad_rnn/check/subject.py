@@ -22,14 +22,16 @@ class Subject:
 
     def __init__(self, f, inputs, gradient, who):
         flat, roots = [trees.flatten(one) for one in inputs], _roots(f, inputs)
-        leaves = [leaf._array if isinstance(leaf, Tensor) else np.asarray(leaf) for some, _ in flat for leaf in some]
+        given = [leaf for some, _ in flat for leaf in some]
+        leaves = [_array(leaf) for leaf in given]
         names = [name for root, one in zip(roots, inputs) for name in trees.paths(one, root)]
         self.at = [i for i, leaf in enumerate(leaves) if leaf.dtype.kind == "f"]
         if not self.at:
             raise DtypeError(message(who, "no input is floating point", {n: x.dtype for n, x in zip(names, leaves)}, "Pass floats (2.0, not 2)."))
         self.names = [names[i] or f"inputs[{i}]" for i in self.at]
         self.point = [np.array(leaves[i]) for i in self.at]
-        self.f, self.flat, self.leaves, self.own, self.who = f, flat, leaves, gradient, who
+        self.f, self.flat, self.own, self.who = f, flat, gradient, who
+        self.leaves = [np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in given]  # f gets no array of the caller's
         self.weights = None
 
     def inputs(self, floats):
@@ -51,6 +53,9 @@ class Subject:
         if not floats:
             raise ArgumentError(message(self.who, "f returns nothing that is floating point", {"returned": [y.dtype for y in ys]},
                                         "Return the value that is to be differentiated."))
+        if self.own is not None and (len(floats) > 1 or floats[0].size != 1):
+            raise ArgumentError(message(self.who, "your gradients are those of one number, f returns more", {"returned": [y.shape for y in floats]},
+                                        "Return a scalar loss from f."))
         if len(floats) == 1 and floats[0].size == 1:
             self.weights = [None if y.dtype.kind == "f" else 0 for y in ys]
             return
@@ -91,7 +96,11 @@ class Subject:
                                             {"inputs": [s for _, s in self.flat], "gradients": [trees.flatten(g)[1] for g in given]},
                                             "Return one tree per input, of the input's structure."))
             every = [leaf for row in rows for leaf in row]
-            return [np.asarray(every[i]) for i in self.at]
+            grads = [_array(every[i]) for i in self.at]
+            if any(g.dtype.kind not in "fiub" for g in grads):
+                raise ArgumentError(message(self.who, "the gradients are not real numbers", {n: g.dtype for n, g in zip(self.names, grads)},
+                                            "Return arrays of floats."))
+            return grads
         y, pullback = vjp(self, *floats)
         one = np.ones(np.shape(y), getattr(y, "dtype", np.float64))
         return _recorded(pullback, one) if shaker is not None else [_array(g) for g in pullback(one)]
@@ -146,6 +155,7 @@ def _roots(f, inputs):
 def watch(subject):
     """Run once with a recorder: what the complex step cannot see through, kinks, time axes; and is the function pure?"""
     held, problems, watcher = [], [], Watcher({})
+    constants = [(leaf, leaf.copy()) for leaf in getattr(subject, "leaves", ()) if isinstance(leaf, np.ndarray)]
 
     def once(*floats):
         held[:] = [x._array for x in floats]
@@ -166,7 +176,7 @@ def watch(subject):
             runs = [(subject.value(subject.point), *(subject.gradient(subject.point) if subject.own is None else ())) for _ in range(2)]
         except RuleError as error:
             return [str(error).splitlines()[0]], watcher
-    if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(held, subject.point)):
+    if any(not np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in [*zip(held, subject.point), *constants]):
         problems.append("the function writes to its inputs")
     if np.any(one != 1):
         problems.append("the backward writes to its cotangent")
