@@ -449,3 +449,66 @@ def test_a_shared_buffer_would_be_seen(monkeypatch):
     monkeypatch.setattr(loops.Source, "_stacked_results", lambda self: [text.replace(".copy()", "") for text in right(self)])
     with pytest.raises((AssertionError, ValueError)):
         test_no_result_shares_memory_with_anything("y is x")
+
+
+@pytest.mark.parametrize("change", [lambda h: setattr(h, "requires_grad", True), lambda h: setattr(h, "data", np.ones(2))])
+def test_a_traced_value_cannot_be_changed(change):
+    harmless = [True]
+
+    def cell(h, x):
+        if not harmless[0]:
+            change(h)
+        return h + x, h
+
+    for harmless[0] in (True, False, True):
+        if harmless[0]:
+            assert np.asarray(tg.scan(cell, np.zeros(2), np.ones((3, 2)))[0]).tolist() == [3.0, 3.0]
+        else:
+            with pytest.raises(TraceError, match="cannot be changed"):
+                tg.scan(cell, np.zeros(2), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("keep", [lambda h, kept: kept.append(h), lambda h, kept: kept.append((h * 2, h)),
+                                  lambda h, kept: kept.append(lambda: h)])
+def test_what_stands_for_a_value_serves_once_more_only_if_nobody_kept_it(keep):
+    kept, keeping = [], [False]
+
+    def cell(h, x):
+        if keeping[0]:
+            keep(h, kept)
+        new = (h * 2) + x
+        return new, new
+
+    run = lambda: tg.scan(cell, np.ones(2), np.ones((3, 2)))
+    run()
+    keeping[0] = True
+    run()
+    keeping[0] = False
+    first = kept[0]() if callable(kept[0]) else kept[0][1] if isinstance(kept[0], tuple) else kept[0]
+
+    def later(h, x):
+        return h + first, x
+
+    run()
+    with pytest.raises(TraceError, match="an earlier trace"):
+        tg.scan(later, np.ones(2), np.ones((3, 2)))
+
+
+def test_an_error_in_the_cell_does_not_spoil_the_next_call():
+    fail = [False]
+
+    def cell(h, x):
+        new = h * 2 + x
+        if fail[0]:
+            raise KeyError("mine")
+        return new, new
+
+    expected = np.asarray(tg.scan(cell, np.ones(2), np.ones((3, 2)))[0])
+    fail[0], caught = True, []
+    for _ in range(3):
+        with pytest.raises(KeyError) as error:
+            tg.scan(cell, np.ones(2), np.ones((3, 2)))
+        caught.append(error)  # the traceback holds what the cell was given
+    fail[0] = False
+    for _ in range(3):
+        assert np.array_equal(np.asarray(tg.scan(cell, np.ones(2), np.ones((3, 2)))[0]), expected)

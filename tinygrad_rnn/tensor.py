@@ -166,6 +166,7 @@ class Tensor:
 
     @requires_grad.setter
     def requires_grad(self, wanted):
+        self._fixed("requires_grad = …")
         if self._node is not None and not isinstance(self._node, Leaf):
             raise GradientError(message("requires_grad = …", "this Tensor is the result of a call",
                                         {"made by": self._node.plan}, "Use detach() to get a leaf with the same values."))
@@ -204,6 +205,13 @@ class Tensor:
                                      "or scan(..., compiled=False)."))
         return self._array
 
+    def _fixed(self, who):
+        """Refuse to change what stands for a traced value: it serves in later traces too."""
+        mark = getattr(self, "_trace", None)
+        if mark is not None:
+            raise TraceError(message(who, "a traced value cannot be changed", {"shape": self.shape, "traced in": mark.name},
+                                     "Make a new value with ops, or prepare the Tensor outside of the cell."))
+
     def numpy(self, *, who=".numpy()"):
         """The values as a read-only view; `who` is what an error calls the look at a traced value."""
         view = self._look(who).view()
@@ -217,6 +225,7 @@ class Tensor:
 
     @data.setter
     def data(self, values):
+        self._fixed(".data = values")
         if self._node is not None and not isinstance(self._node, Leaf):
             raise GradientError(message(".data = values", "this Tensor is the result of a call, its values belong to the graph",
                                         {"made by": self._node.plan}, "Assign to leaves, or use detach()."))
