@@ -324,6 +324,13 @@ def test_constants_may_be_anything_but_must_not_be_written_to():
     np.testing.assert_array_equal(rows, np.arange(5))
 
 
+def test_a_logarithm_of_a_number_near_one_moves_in_steps():
+    """log Σ exp of 0 and −25 is 1e-11, and its rounding error that of 1."""
+    x = np.array([-25.33225179, -50.66450358, 0.0, -25.33225179])
+    report = gradcheck(lambda x: 1e10 * tg.sum(np.array([0.3, -1.2, 0.5, 0.7]) * x * tg.logsumexp(x)), x, order=1)
+    assert report.verdict != "wrong", str(report)
+
+
 def test_steps_go_further_down_at_zero():
     """1e13 x at x = 0: the second derivative changes within 1e-13; no step of other numbers is as small."""
     report = gradcheck(lambda x: tg.sum(tg.arctan(tg.square(1e13 * x))), np.array([0.0, 1.0]))

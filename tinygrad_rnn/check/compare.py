@@ -1,6 +1,6 @@
 """compare: several ways to one gradient, side by side, and which of them are independent of each other.
 
-Knows seven ways: backpropagation through time by the engine (its compiled scan, and the plain loop), a derivation by hand, real-time
+Knows six ways: backpropagation through time by the engine (its compiled scan, and the plain loop), a derivation by hand, real-time
 recurrent learning, central differences, the complex step. Refuses to name a bug: `diagnose` does. Below it: rtrl, differences,
 diagnose_graph.
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .. import trees
+from ..errors import ArgumentError, DtypeError, message
 from ..gradients import value_and_grad
 from ..tensor import Tensor, switched
 from .diagnose_graph import Unrolled
@@ -30,6 +31,7 @@ SHARED = {  # what a way stands on, beside the forward pass that all but a deriv
     DIFFERENCES: set(),
     COMPLEX: set(),
 }
+WHO = "compare(loss, params, data)"
 SHIFTS = {"softmax", "log_softmax", "logsumexp"}  # analytic in fact: the maximum that they subtract cancels
 
 
@@ -37,7 +39,8 @@ SHIFTS = {"softmax", "log_softmax", "logsumexp"}  # analytic in fact: the maximu
 class Comparison:
     """Gradients by way and name, the largest relative distance of each pair of ways, and its tolerance.
 
-    True when all pairs that could be compared agree. `skipped` says why a way is missing.
+    True when all pairs agree. `independent` are the pairs that share no machinery, `skipped` says why a way is missing, or
+    a gradient from a way.
     """
 
     gradients: dict
@@ -63,13 +66,28 @@ class Comparison:
                 pair = (a, b) if (a, b) in self.distances else (b, a)
                 cells.append("" if a == b else f"{self.distances[pair]:.0e}" + ("" if self.distances[pair] <= self.tolerances[pair] else " ✗"))
             rows.append([a, *cells])
-        wrong = [f"{a} and {b} differ in {self.worst(a, b)}" for (a, b), d in self.distances.items() if d > self.tolerances[a, b]]
-        verdict = "all agree" if self.ok else f"{len(wrong)} pairs differ"
+        parted = [name for name in self.gradients[ENGINE] if len(self.sides(name)) > 1]
+        verdict = "all agree" if self.ok else f"they part in {', '.join(parted)}"
+        wrong = {}
+        for name in parted:
+            wrong.setdefault(" against ".join(", ".join(side) for side in self.sides(name)), []).append(name)
+        wrong = [f"{', '.join(names)}: {sides}" for sides, names in wrong.items()]
         lines = [f"compare: {len(ways)} ways, {verdict}", *("  " + row for row in columns(rows)), *wrong]
         same = [way for way in ways if "rules" in SHARED[way]]
         others = ", ".join(way for way in ways if way not in same)
         lines.append(f"Independent of each other: {others}, and one of {', '.join(same)} (these run the same rules).")
-        return "\n".join([*lines, *(f"  note: no {way}: {why}" for way, why in self.skipped.items())])
+        return "\n".join([*lines, *(f"  note: no {what}: {why}" for what, why in self.skipped.items())])
+
+    def sides(self, name):
+        """The ways that have this gradient, in groups that agree; the largest group first."""
+        groups = []
+        for way in (way for way in self.gradients if name in self.gradients[way]):
+            home = next((group for group in groups if self._agree(group[0], way, name)), None)
+            groups.append([way]) if home is None else home.append(way)
+        return sorted(groups, key=len, reverse=True)
+
+    def _agree(self, a, b, name):
+        return _distance(self.gradients[a][name], self.gradients[b][name]) <= self.tolerances[a, b]
 
     def worst(self, a, b):
         """The gradient in which two ways differ most."""
@@ -84,7 +102,11 @@ def compare(loss, params, data, by_hand=None):
 
     Shapes: `loss(params, *data)` is a scalar made of ops; `by_hand(params, *data) -> (loss, grads)` or a dict of gradients.
 
-    Raises: GradientError when the loss does not depend on the parameters.
+    What is by hand may lack some gradients; the report says which. In single precision the differences are taken in
+    double precision, if the loss can be computed in it.
+
+    Raises: GradientError when the loss does not depend on the parameters; ArgumentError when it is not finite, when data is
+    no tuple, and when nothing that is by hand has the name of a parameter.
 
     Example:
         >>> def loss(p, x):
@@ -93,14 +115,21 @@ def compare(loss, params, data, by_hand=None):
         >>> report.ok, list(report.gradients)
         (True, ['engine', 'plain loop', 'RTRL', 'differences', 'complex step'])
     """
+    if not isinstance(data, (tuple, list)):
+        raise ArgumentError(message(WHO, "data is no tuple", {"data": type(data).__name__}, "Pass a tuple: (xs,) for one array."))
     data, skipped = tuple(data), {}
     graph = Unrolled(loss, params, data)
+    if not np.all(np.isfinite(array(graph.root))):
+        raise ArgumentError(message(WHO, "the loss is not finite here", {"loss": float(array(graph.root))}, "Compare at a point where it is."))
     gradients = {ENGINE: _engine(loss, params, data)}
     with switched(recorder=Watcher()):
         gradients[LOOP] = _engine(loss, params, data)
     gradients[RTRL] = influences(graph)
     if by_hand is not None:
         gradients[HAND] = _by_hand(by_hand, params, data, graph)
+        lacking = [name for name in graph.values if name not in gradients[HAND]]
+        if lacking:
+            skipped["gradient by hand of " + ", ".join(lacking)] = "it was not given"
     gradients[DIFFERENCES], errors = _differences(loss, params, data)
     try:
         gradients[COMPLEX] = _complex(graph)
@@ -142,12 +171,17 @@ def _by_hand(by_hand, params, data, graph):
         copy = trees.map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, params)
         result = by_hand(copy, *(np.array(d) if isinstance(d, np.ndarray) else d for d in data))
         by_hand = result[1] if isinstance(result, tuple) and len(result) == 2 else result
-    found = dict(zip(trees.paths(by_hand), (np.asarray(array(g)) for g in trees.flatten(by_hand)[0])))
+    found = {name or "params": np.asarray(array(g)) for name, g in zip(trees.paths(by_hand), trees.flatten(by_hand)[0])}
+    if not set(found) & set(graph.values):
+        raise ArgumentError(message(WHO, "nothing that is by hand has the name of a parameter",
+                                    {"by hand": ", ".join(found) or "nothing", "parameters": ", ".join(graph.values)},
+                                    "Return (loss, grads) with one gradient per parameter, under its name."))
     return {name: found[name] for name in graph.values if name in found}
 
 
 def _differences(loss, params, data):
     """Central differences, each entry with a bound on its own error; the bounds of a tensor are put together."""
+    params, data, eps = _widened(loss, params, data)
     leaves, structure = trees.flatten(params)
     names, found, errors = [name or "params" for name in trees.paths(params)], {}, {}
     for n, (name, leaf) in enumerate(zip(names, leaves)):
@@ -161,11 +195,23 @@ def _differences(loss, params, data):
                 y = loss(trees.unflatten(structure, [*leaves[:n], moved, *leaves[n + 1:]]), *data)
                 return float(y._array if isinstance(y, Tensor) else y)
 
-            estimate = derivative(along, max(1.0, abs(float(array(leaf)[index]))))
+            estimate = derivative(along, max(1.0, abs(float(array(leaf)[index]))), noise=8 * eps * abs(along(0.0)))
             value[index] = estimate.value
             bound += estimate.error**2
         found[name], errors[name] = value, float(np.sqrt(bound))
     return found, errors
+
+
+def _widened(loss, params, data):
+    """The loss's arguments in double precision, where it takes them, and the rounding error of what it then returns."""
+    wide = lambda leaf: np.asarray(array(leaf), np.float64) if is_float(leaf) else leaf
+    for arguments in ((trees.map(wide, params), trees.map(wide, data)), (params, data)):
+        try:
+            y = loss(arguments[0], *arguments[1])
+        except DtypeError:  # a state in single precision that it makes itself, say
+            continue
+        break
+    return *arguments, float(np.finfo(np.asarray(array(y)).dtype).eps)
 
 
 class _NotAnalytic(Exception):

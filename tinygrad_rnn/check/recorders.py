@@ -92,16 +92,17 @@ class Shaker:
         if op.view:
             return y
         mixing = not op.elementwise and not op.analytic  # a softmax, say: inside it small entries met large ones
+        inside = 1.0 if op.name in ("logsumexp", "log_softmax") else 0.0  # the logarithm of a number near 1
         if type(y) is tuple:
-            return tuple(self._shake(one, mixing) for one in y)
-        return self._shake(y, mixing)
+            return tuple(self._shake(one, mixing, inside) for one in y)
+        return self._shake(y, mixing, inside)
 
-    def _shake(self, y, mixing):
+    def _shake(self, y, mixing, inside):
         if type(y) is not Tensor:
             return self.shaken(y)
         moved = self.shaken(y._array)
         if mixing and y._array.dtype.kind == "f" and y._array.size:
-            size = np.max(np.abs(y._array), initial=0.0, where=np.isfinite(y._array))
+            size = np.max(np.abs(y._array), initial=inside, where=np.isfinite(y._array))
             moved = (moved + np.finfo(moved.dtype).eps * size * self.rng.uniform(-1, 1, moved.shape)).astype(moved.dtype)
         if y._array.flags.writeable and y._array.base is None:
             y._array[...] = moved  # in place: what the op saved of its own output moves with it
