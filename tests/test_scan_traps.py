@@ -9,6 +9,7 @@ import pytest
 from random_cells import assert_same
 
 import tinygrad_rnn as tg
+from tinygrad_rnn import program
 from tinygrad_rnn.errors import TraceError
 
 rng = np.random.default_rng(1)
@@ -468,30 +469,34 @@ def test_a_traced_value_cannot_be_changed(change):
                 tg.scan(cell, np.zeros(2), np.ones((3, 2)))
 
 
-@pytest.mark.parametrize("keep", [lambda h, kept: kept.append(h), lambda h, kept: kept.append((h * 2, h)),
-                                  lambda h, kept: kept.append(lambda: h)])
-def test_what_stands_for_a_value_serves_once_more_only_if_nobody_kept_it(keep):
-    kept, keeping = [], [False]
+KEEP = {"itself": lambda y: y, "in a tuple": lambda y: (y, 1), "in a closure": lambda y: lambda: y}
+TAKE = {"itself": lambda kept: kept, "in a tuple": lambda kept: kept[0], "in a closure": lambda kept: kept()}
+
+
+def using_a_kept_value(how):
+    """The third run takes the value that the second one kept in the place of its own."""
+    kept, phase = [], [0]
 
     def cell(h, x):
-        if keeping[0]:
-            keep(h, kept)
-        new = (h * 2) + x
+        y = h * 2
+        if phase[0] == 1:
+            kept.append(KEEP[how](y))
+        new = (TAKE[how](kept[0]) if phase[0] == 2 else y) + x
         return new, new
 
-    run = lambda: tg.scan(cell, np.ones(2), np.ones((3, 2)))
-    run()
-    keeping[0] = True
-    run()
-    keeping[0] = False
-    first = kept[0]() if callable(kept[0]) else kept[0][1] if isinstance(kept[0], tuple) else kept[0]
+    for phase[0] in range(3):
+        tg.scan(cell, np.ones(2), np.ones((3, 2)))
 
-    def later(h, x):
-        return h + first, x
 
-    run()
+@pytest.mark.parametrize("how", KEEP)
+def test_a_kept_value_stays_known_as_one_of_an_earlier_trace(how):
     with pytest.raises(TraceError, match="an earlier trace"):
-        tg.scan(later, np.ones(2), np.ones((3, 2)))
+        using_a_kept_value(how)
+
+
+def test_a_planted_reuse_of_kept_values_is_found(monkeypatch):
+    monkeypatch.setattr(program.Follower, "kept", lambda self: False)
+    using_a_kept_value("itself")  # in silence
 
 
 def test_an_error_in_the_cell_does_not_spoil_the_next_call():
