@@ -5,6 +5,8 @@ import xml.etree.ElementTree
 
 import numpy as np
 import pytest
+import random_cells
+from hypothesis import given, settings
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import explain
@@ -169,15 +171,32 @@ def test_svg_boxes_are_apart_and_hold_their_text(case, options):
             assert x0 + 2 < x - half and x + half < x1 - 2, (text, matplotlib.__version__)
 
 
-def test_arrows_do_not_run_through_boxes():
-    """The points that an arrow passes keep away from the boxes of their column."""
-    boxes, seen = shapes_of(explain.graph(*lstm_case(), steps=2).svg()), 0
-    for path in re.findall(r'<path d="(M[^"]*)" fill="none" stroke="#444"', explain.graph(*lstm_case(), steps=2).svg()):
+def passages(svg):
+    """How often an arrow crosses a column; each at a height where no box of the column is."""
+    boxes, seen = shapes_of(svg), 0
+    for path in re.findall(r'<path d="(M[^"]*)" fill="none" stroke="#444"', svg):
         for x0, y, x1 in re.findall(r"(-?[\d.]+) (-?[\d.]+)H(-?[\d.]+)", path):
             seen += 1
             for left, top, right, bottom, texts in boxes:
                 assert not (top < float(y) < bottom and float(x0) < right and left < float(x1)), (path, texts)
-    assert seen > 20
+    return seen
+
+
+def test_arrows_do_not_run_through_boxes():
+    assert passages(explain.graph(*lstm_case(), steps=2).svg()) > 20
+
+
+@settings(max_examples=20, deadline=None)
+@given(random_cells.recipes())
+def test_random_cells_are_drawn(recipe):
+    at = recipe.arrays()
+    picture = explain.graph(random_cells.cell(recipe, at["p"]), at["state"], at["xs"], steps=2)
+    boxes = shapes_of(picture.svg())
+    passages(picture.svg())
+    assert len(boxes) == len(picture.boxes) and picture.svg().count("url(#tip)") == len(picture.arrows)
+    for i, p in enumerate(boxes):
+        for q in boxes[i + 1:]:
+            assert min(p[2], q[2]) <= max(p[0], q[0]) or min(p[3], q[3]) <= max(p[1], q[1]), (p, q)
 
 
 def test_names_that_mean_something_in_a_language_are_spelled():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import random_cells
 from explain_cases import NAMES, SOURCES, gated, gated_case, scalar
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,22 @@ def test_ledger_sums_to_the_gradient_under_every_option(seed, T, options):
     account, grads = explain.ledger(lambda p, xs: gated(p, xs, **options), params, xs), tg.grad(scalar)(params, xs, **options)
     for name in params:
         np.testing.assert_allclose(account.gradient[name], grads[name], rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(random_cells.with_options())
+def test_ledger_sums_to_the_gradient_of_random_cells(drawn):
+    recipe, options = drawn
+    at, f = recipe.arrays(), random_cells.loss(recipe, **options)
+    grads = tg.grad(f)(at)
+    names, leaves = tg.trees.paths(grads), tg.trees.flatten(grads)[0]
+    try:
+        account = explain.ledger(f, at)
+    except GradientError:  # a truncation may leave nothing
+        assert not any(np.any(g) for g in leaves)
+        return
+    for name, g in zip(names, leaves):
+        np.testing.assert_allclose(account.gradient[name], g, rtol=1e-10, atol=1e-11, err_msg=name)
 
 
 def test_shares_are_those_of_weights_that_differ_in_time():
@@ -136,6 +153,21 @@ def test_a_state_that_never_changes():
     account = explain.ledger(lambda p: tg.scan(lambda h, x: (h, h * x), p, np.arange(1.0, 4.0))[1], np.array(2.0))
     np.testing.assert_allclose(account.flow, np.tril(np.ones((3, 3)), -1) * np.arange(1.0, 4.0)[:, None])
     np.testing.assert_allclose(account.gradient["params"], 6.0)
+
+
+@pytest.mark.parametrize("lengths", [None, np.array([5, 2])])
+def test_a_layer_has_a_flow_for_every_cell(lengths):
+    layer, x = tg.nn.LSTM(3, 4, num_layers=2, bidirectional=True, rng=0), np.random.default_rng(0).normal(size=(5, 2, 3))
+
+    def loss(layer):
+        return tg.sum(tg.square(layer(x, lengths=lengths)[0]), axis=(1, 2))
+
+    account, grads = explain.ledger(loss, layer), tg.grad(lambda layer: tg.sum(loss(layer)))(layer)
+    assert [flow.cell for flow in account.flows] == ["LSTMCell"] * 4 and all(np.isfinite(flow.matrix).all() for flow in account.flows)
+    for (name, total), g in zip(account.gradient.items(), tg.trees.flatten(grads)[0]):
+        np.testing.assert_allclose(total, np.asarray(g.detach() if isinstance(g, tg.Tensor) else g), rtol=1e-12, atol=1e-14, err_msg=name)
+    last_forward, last_backward = account.flows[2].matrix, account.flows[3].matrix
+    assert np.all(np.triu(last_forward, 1) == 0) and np.all(np.tril(last_backward[::-1], -1)[::-1] >= 0) and last_forward.any()
 
 
 def test_two_layers_have_two_flows():

@@ -100,6 +100,16 @@ def test_the_demo_draws_no_line_to_zero():
         assert fine, why
 
 
+def test_two_equal_curves_are_seen_to_be_two():
+    """The second of each pair is dashed above the first, or below a dashed one: what shows through is of the other colour."""
+    pytest.importorskip("matplotlib")
+    lines = explain.pictures.loss_curves({str(i): [2.0, 1.0] for i in range(9)}).axes[0].lines
+    for a, b in zip(lines, lines[1:]):
+        above = max(a, b, key=lambda line: line.get_zorder())
+        assert above.get_linestyle() == "--" and a.get_color() != b.get_color() and a.get_zorder() != b.get_zorder()
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines}) == 9
+
+
 def test_a_curve_stands_where_it_was_measured():
     pytest.importorskip("matplotlib")
     long, short = explain.pictures.loss_curves({"a": [3.0, 2.0, 1.0], "b": [2.0]}, at=[0, 200, 250]).axes[0].lines

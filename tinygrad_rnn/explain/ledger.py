@@ -142,7 +142,8 @@ class _Parting(Watcher):
 
 def _written(cell):
     """The cell as somebody wrote it, and whether scan has put the masks of `lengths` around it."""
-    if getattr(cell, "__code__", None) in _with_lengths.__code__.co_consts:
+    code = getattr(cell, "__code__", None)
+    if code is not None and code in _with_lengths.__code__.co_consts:
         return inspect.getclosurevars(cell).nonlocals["cell"], True
     return cell, False
 

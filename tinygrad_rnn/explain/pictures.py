@@ -234,11 +234,12 @@ def forecast(truth, predictions, *, path=None):
 
 
 def _styles():
-    """Colours that stay apart for the colour-blind (Okabe and Ito), then the same with other lines and marks."""
+    """Colours that stay apart for the colour-blind (Okabe and Ito), then the same with other marks. Every other line is
+    dashed and on top, so that two equal curves are seen to be two."""
     colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
     i = 0
     while True:
-        yield {"color": colours[i % 6], "linestyle": ("-", "--", ":")[i // 6 % 3], "marker": "osv^D"[i // 6 % 5],
+        yield {"color": colours[i % 6], "linestyle": ("-", "--")[i % 2], "zorder": 2 + i % 2 / 2, "marker": "osv^D"[i // 6 % 5],
                "markersize": 3, "linewidth": 1.4}
         i += 1
 
