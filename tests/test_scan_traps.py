@@ -517,3 +517,28 @@ def test_an_error_in_the_cell_does_not_spoil_the_next_call():
     fail[0] = False
     for _ in range(3):
         assert np.array_equal(np.asarray(tg.scan(cell, np.ones(2), np.ones((3, 2)))[0]), expected)
+
+
+@pytest.mark.parametrize("divisor", [np.inf, 1e300, 1e-300])
+def test_a_dividend_is_not_made_from_its_quotient(divisor):
+    """a = (a / b) b holds only where nothing over- or underflows."""
+    rng = np.random.default_rng(0)
+    c, U = rng.normal(size=4), rng.normal(size=(4, 4)) / 4
+    xs, divisors = rng.normal(size=(5, 3, 4)) * 1e-20, np.ones((5, 3, 1))
+    divisors[2, 1] = divisor
+
+    def total(compiled):
+        def f(c, U):
+            def cell(h, x_and_b):
+                x, b = x_and_b
+                a = tg.tanh(x + h @ U)
+                h = tg.tanh(a * c + tg.tanh(a / b))
+                return h, h
+
+            state, ys = tg.scan(cell, np.zeros((3, 4)), (xs, divisors), compiled=compiled)
+            return tg.sum(ys * ys)
+
+        return tg.grad(f, (0, 1))(c, U)
+
+    for found, expected in zip(total(True), total(False), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-10)

@@ -14,7 +14,6 @@ in the same three kinds: cotangents of states are carried, those of xs are stack
 import numpy as np
 
 from .loops import Loop
-from .ops import divide, multiply
 from .primitive import Primitive
 from .program import Call, Program, Tracer, Value, replay
 from .tensor import Tensor, mode, switched
@@ -154,8 +153,6 @@ def _differentiated(loop, active, given):
     varying = _varying(loop)
     backward = _backward_calls(tracer.calls, start, results, origin, varying)
     mentioned = _mentioned(backward, results, origin)
-    again = _dividends(loop, mentioned, origin)
-    backward, mentioned = [*again, *backward], [u for u in mentioned if not any(u in call.outs for call in again)]
     stash = [origin[u] for u in mentioned if origin[u] not in loop.xs and origin[u] not in loop.consts]
 
     def finish():
@@ -225,18 +222,6 @@ def _mentioned(backward, results, origin):
         if u in origin and u not in made:
             seen[u] = None
     return list(seen)
-
-
-def _dividends(loop, mentioned, origin):
-    """Calls that make a dividend again where its quotient and a smaller divisor are kept anyway: a = (a / b) b."""
-    kept, again = {origin[u]: u for u in mentioned}, []
-    for call in loop.body.calls:
-        if call.op is not divide or not all(isinstance(v, Value) and v in kept for v in (*call.args, *call.outs)):
-            continue
-        (a, b), (y,) = call.args, call.outs
-        if a.size == y.size > b.size and a not in loop.body.inputs and a not in loop.ys:
-            again.insert(0, Call(multiply, (kept[y], kept[b]), {}, (kept.pop(a),)))  # before those that need it
-    return again
 
 
 def _where(loop, value):
