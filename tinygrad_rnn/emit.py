@@ -14,9 +14,14 @@ import numpy as np
 from . import workspace
 from .buffers import has_out
 from .program import Value
-from .schedule import Schedule
+from .schedule import SAMPLE, Schedule
 from .spelling import ATOM, Steps, kernels, spell
 from .steps import StepText
+
+
+BLOCK_BYTES = 1 << 19  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
+MOST_BLOCK_BYTES = 1 << 21  # of a block that is made longer so that products of its rows
+LEAST_ROWS = 256  # are of as many as this
 
 
 class Source(StepText):
@@ -29,7 +34,7 @@ class Source(StepText):
     def __init__(self, loop, names=None, sequences=None, taken=()):
         self.loop, self.s = loop, Schedule(loop)
         self.names = {(v, ""): name for v, name in (names or {}).items()}
-        self.taken, self.constants, self.short = {"T", "np", "run", "empty", "n", "part", "start", *taken}, {}, {}
+        self.taken, self.constants, self.short = {"T", "np", "run", "empty", "n", "part", "start", "first", *taken}, {}, {}
         self.body = self.lines = []
         self._live()
         self.calls = [c for c in (*self.s.once, *self.s.before, *self.s.inside, *self.s.after) if self.live(c)]
@@ -115,21 +120,33 @@ class Source(StepText):
         """Which calls outside the loop are made block by block (`early`, `late`) and which at once (`whole`).
 
         `full` are the results of the former that somebody reads whole: they are written into their place in a stack. `tallies`
-        are sums over time that grow block by block, `passing` what the loop keeps no longer than for a block.
+        are sums over time that grow block by block, `passing` what the loop keeps no longer than for a block. Products over
+        time are among them where a block has rows enough for BLAS.
         """
+        self._divide(results, True)
+        rows = [c.args[1].shape[0] // SAMPLE for c in self.tallies if c.op.name == "matmul"]
+        if rows and self.block_size * min(rows) < LEAST_ROWS:
+            size = -(-LEAST_ROWS // min(rows))
+            if size * self.width > MOST_BLOCK_BYTES:
+                self._divide(results, False)
+            else:
+                self.block_size = size
+
+    def _divide(self, results, products):
         s = self.s
         lifted = [c for c in (*s.before, *s.after) if self.live(c) and c not in s.summing]
         made, flows = {v for c in lifted for v in c.outs}, {s.stacked[v] for v in s.stored}
         for call in lifted:
-            rows = call.op.name != "matmul" or call in s.before or call.args[1].shape[-1:] == (1,)  # other products want all rows
+            rows = call.op.name != "matmul" or call in s.before or call.args[1].shape[-1:] == (1,) or (  # other products want all rows
+                products and call.args[1] not in made and len(call.args[0].shape) == 2)
             if rows and all(a in flows or a not in made for a in call.inputs):
                 flows.update(call.outs)
         inner = {s.stacked.get(a, a) for c in s.inside for a in c.inputs} | {s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value)}
         summing = [c for c in s.after if c in s.summing and self.live(c)]
-        self.tallies = [c for c in summing if c.op.name == "sum" and c.args[0] in flows and isinstance(c.statics["axis"], tuple) and 0 in c.statics["axis"]]
-        whole = {a for c in summing if c not in self.tallies for a in c.inputs} | results
+        views, self.tallies = self._tallies(summing, flows | {s.stacked[x] for x in self.loop.xs}, products)
+        whole = {a for c in summing if c not in self.tallies and c not in views for a in c.inputs} | results
         blocked, self.whole = set(), []
-        inner.update(c.args[0] for c in self.tallies)
+        inner.update(a for c in (*self.tallies, *views) for a in c.inputs)
         for call in reversed(lifted):
             used, asked = not inner.isdisjoint(call.outs), not whole.isdisjoint(call.outs)
             stack = len(call.outs) == 1 and has_out(call)
@@ -139,11 +156,32 @@ class Source(StepText):
             if not flows.issuperset(call.outs) or asked and not (stack and call in blocked):
                 self.whole.insert(0, call)
                 whole.update(call.inputs)
-        self.early, self.late = [c for c in s.before if c in blocked], [c for c in s.after if c in blocked] + self.tallies
+        self.early, self.late = [c for c in s.before if c in blocked], [c for c in s.after if c in blocked or c in views or c in self.tallies]
         self.blocked = [*self.early, *self.late]
         self.full = {v for c in self.blocked for v in c.outs if v in whole and has_out(c)}
         viewed = {c.args[0] for c in s.inside if c.op.view and c.inputs}
         self.passing = {v for v in s.stored if s.stacked[v] not in whole and v not in viewed} if self.blocked else set()
+        widths = [v.size // SAMPLE * v.dtype.itemsize for c in self.blocked if c not in self.tallies for v in c.outs]
+        self.width = max([*widths, *(v.size * v.dtype.itemsize for v in self.passing), 1])
+        self.block_size = max(1, BLOCK_BYTES // self.width)
+
+    def _tallies(self, summing, flows, products):
+        """The sums over time that can grow block by block, and the views that they are taken of."""
+        views, tallies, own = [], [], {v: c for c in summing for v in c.outs}
+        for call in summing:
+            if call.op.name == "sum" and call.args[0] in flows and isinstance(call.statics["axis"], tuple) and 0 in call.statics["axis"]:
+                tallies.append(call)
+            elif products and call.op.name == "matmul" and all(isinstance(a, Value) and a.dtype == call.outs[0].dtype for a in call.args):
+                chain, ends = [], []
+                for arg in call.args:
+                    while arg in own and own[arg].op.view:
+                        chain.append(own[arg])
+                        arg = own[arg].args[0]
+                    ends.append(arg)
+                if all(arg in own for arg in call.args) and all(end in flows for end in ends):
+                    tallies.append(call)
+                    views += chain
+        return views, tallies
 
     def _write(self, sequences):
         s, loop = self.s, self.loop
@@ -164,7 +202,7 @@ class Source(StepText):
         self._straight(before, "before the loop: depends on the inputs only")
         self._loop(initial)
         after = [c for c in s.before if c in self.whole and c not in before]
-        after += [c for c in s.after if self.live(c) and c not in self.tallies and (c in s.summing or c in self.whole and c not in before)]
+        after += [c for c in s.after if self.live(c) and (c in s.summing and c not in self.late or c in self.whole and c not in before)]
         self._straight(after, "after the loop")
         if self.short:
             words = sorted(self.short)

@@ -18,7 +18,6 @@ from .program import Value
 from .schedule import SAMPLE, Schedule
 from .spelling import ATOM, ours, spell
 
-BLOCK_BYTES = 1 << 19  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
 SPREAD = 1 << 16  # elements up to which a constant is worth spreading over the rows of a batch
 
 
@@ -35,6 +34,7 @@ class StepText:
     blocked: list
     full: set
     tallies: list
+    block_size: int
     passing: set
     name: Callable[..., str]
     fresh: Callable[[str], str]
@@ -53,9 +53,7 @@ class StepText:
             self._state(state, value, start, made)
         self._joins(made)
         self.steps_of = {}  # in a block: sequence -> its slice
-        widths = [math.prod(v.shape) // SAMPLE * v.dtype.itemsize for c in self.blocked if c not in self.tallies for v in c.outs]
-        widths += [v.size * v.dtype.itemsize for v in self.passing]
-        self.block_size = size = max(1, BLOCK_BYTES // max(widths, default=BLOCK_BYTES))
+        size = self.block_size
         inside = SimpleNamespace(op=SimpleNamespace(view=False), outs=(), inputs=[self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs])
         self.block_names, self.block_room = set(), Room([*self.early, inside, *self.late], self.full)
         self._block(self.early, 0)
@@ -65,6 +63,9 @@ class StepText:
         lines = [*self.step, *(self._end(e) for e in self.ends)]
         early, self.block = self.block, []
         self._block(self.late, len(self.early) + 1)
+        if any(call.op.name == "matmul" for call in self.tallies):
+            self.head.append("first = True")
+            self.block.append("first = False")
         if self.head:
             self.put("# buffers")
         for line in self.head:
@@ -155,9 +156,7 @@ class StepText:
         for k, call in enumerate(calls, first):
             out = call.outs[0]
             if call in self.tallies:
-                total = self.name(out)
-                self.head.append(f"{total} = np.zeros({tuple_text(out.shape)}, {dtype_text(out)})")
-                self.block.append(f"{total} += {spell(call, [read(call.args[0])])[0]}")
+                self._tally(call, [read(a) for a in call.args])
                 continue
             plain = call.op.elementwise and has_out(call)
             texts = [(self.scalar(a, out.dtype), ATOM) if plain and type(a) in (int, float) else read(a) for a in call.args]
@@ -189,6 +188,18 @@ class StepText:
             self.steps_of[out] = name
             self.block_names.add(name)
             self.block.append(self._into(call, texts, name))
+
+    def _tally(self, call, texts):
+        """A sum over time that a block adds to; the first block's product is the sum itself."""
+        (out,) = call.outs
+        total = self.name(out)
+        self.head.append(f"{total} = np.zeros({tuple_text(out.shape)}, {dtype_text(out)})")
+        if call.op.name == "sum":
+            self.block.append(f"{total} += {spell(call, texts)[0]}")
+            return
+        part = self.fresh(total + "_b")
+        self.head.append(f"{part} = np.empty({tuple_text(out.shape)}, {dtype_text(out)})")
+        self.block += [f"np.dot({', '.join(text for text, _ in texts)}, {total} if first else {part})", "if not first:", f"    {total} += {part}"]
 
     # ---- where results are kept -----------------------------------------------------------------------------------
 
