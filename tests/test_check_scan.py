@@ -5,7 +5,8 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.check import check_cell, check_scan
-from tinygrad_rnn.check.scans import RECURRENCES, _mixed_derivative, plain_scan
+from tinygrad_rnn.check.recurrences import RECURRENCES, plain_scan
+from tinygrad_rnn.check.scans import _mixed_derivative
 
 
 def loop(cell, state, xs, reverse=False, *, into=lambda s: s, out=lambda s: s, x_of=lambda x, t: x, order=None):
@@ -87,6 +88,18 @@ def test_a_wrong_scan_is_found(name):
 def test_what_a_scan_refuses_is_noted():
     report = check_scan(lambda cell, state, xs: loop(cell, state, xs), steps=(2,), orders=1)
     assert report.ok and any("reverse was refused" in note for note in report.notes)
+
+
+def test_a_scan_that_refuses_everything_is_wrong():
+    for scan in (lambda cell, state, xs, **k: None, lambda cell, state: state):
+        report = check_scan(scan, steps=(2,))
+        assert not report.ok and report.findings[0].what == "it refuses every recurrence", str(report)
+
+
+@pytest.mark.parametrize("options", [{"scan": 3}, {"orders": 4}, {"steps": (0,)}, {"steps": ()}, {"recurrences": ("x",)}, {"recurrences": ()}], ids=str)
+def test_what_cannot_be_checked_is_refused_in_words(options):
+    with pytest.raises(tg.errors.ArgumentError, match="this cannot be checked"):
+        check_scan(**{"scan": tg.scan} | options)
 
 
 def test_the_reference_agrees_with_closed_forms():
@@ -232,6 +245,37 @@ def test_a_wrong_cell_is_found(name):
     report = check_cell(cell, STATE, XS)
     assert not report.ok
     assert what in {finding.what for finding in report.findings}, str(report)
+
+
+class Holding:
+    """A cell that is no module: an array as an attribute."""
+
+    def __init__(self):
+        self.w = 0.5 * np.eye(4)
+
+    def __call__(self, h, x):
+        h = np.tanh(x + h @ self.w)
+        return h, h
+
+
+def test_a_cell_that_closes_over_double_precision_is_noted():
+    for cell, name in ((closing_over(0.5 * np.eye(4)), "w"), (Holding(), "w")):
+        report = check_cell(cell, STATE, XS)
+        assert report.ok and f"it closes over float64 arrays ({name}): single precision becomes double through them" in report.notes, str(report)
+
+
+def test_a_cell_without_a_state_passes():
+    report = check_cell(lambda state, x: (state, np.tanh(x)), (), XS)
+    assert report.ok and not report.notes, str(report)
+
+
+def test_what_is_no_cell_or_no_sequence_is_refused_in_words():
+    for cell, xs, text in ((3, XS, "cannot be called"), (tg.nn.RNNCell, XS, "this is a class"), (closing_over(), XS[:0], "no sequence of one length"),
+                           (closing_over(), np.array(1.0), "no sequence of one length"), (closing_over(), (XS, XS[:2]), "no sequence of one length")):
+        with pytest.raises(tg.errors.ArgumentError, match=text):
+            check_cell(cell, STATE, xs)
+    with pytest.raises(tg.errors.DomainError, match="no check of this order"):
+        check_cell(closing_over(), STATE, XS, order=4)
 
 
 def test_it_must_be_known_what_to_call_a_cell_with():

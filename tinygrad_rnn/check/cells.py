@@ -1,23 +1,22 @@
 """check_cell: does a cell keep its promises to scan, and are its derivatives right?
 
-Knows what a cell may be (a module, a function that closes over Tensors) and what it owes: a state of the shape, structure
-and dtype that came in, the same result for the same inputs, nothing written to. Refuses to know any cell's equations.
-Below it: gradcheck, report, scan, gradients, trees.
+Knows what a cell owes: a state of the shape, structure and dtype that came in, the same result for the same inputs, nothing
+written to. Refuses to know any cell's equations. Below it: cell_parts, gradcheck, report, scan, gradients, trees.
 """
 
 import gc
 import tracemalloc
-import types
 import warnings
 from typing import Any
 
 import numpy as np
 
 from .. import trees
-from ..errors import ArgumentError, TraceError, message
+from ..errors import DomainError, TraceError, message
 from ..gradients import value_and_grad, vjp
 from ..scan import scan
 from ..tensor import Tensor
+from .cell_parts import called_with, lowered, parameters
 from .gradcheck import gradcheck
 from .report import Finding, Report, small
 
@@ -35,30 +34,24 @@ def check_cell(cell, state=None, xs=None, *, order=3, seed=0):
     plain loop, values and gradients; T = 0 and T = 1; rows of a batch that do not see each other; `lengths` = each row cut
     off by itself, with nan in the padding; float32 that stays float32; memory that does not grow. Parameters are the
     leaves of a module, or the Tensors that a function closes over. What a cell need not be (compilable, a function of
-    each row alone) is noted.
+    each row alone, fit for single precision though it closes over float64 arrays) is noted.
 
-    Raises: ArgumentError when it is not known what to call the cell with.
+    Raises: ArgumentError when the cell cannot be called, it is not known with what, or xs has no time axis; DomainError for
+    another order.
 
     Example:
         >>> tg.check.check_cell(tg.nn.GRUCell(2, 3, rng=0), order=2).ok
         True
     """
-    name = getattr(cell, "__name__", type(cell).__name__)
+    who = f"check_cell({getattr(cell, '__name__', type(cell).__name__)})"
     rng = np.random.default_rng(seed)
-    if state is None and hasattr(cell, "initial_state"):
-        state = trees.map(lambda s: _plain(s) + 0.3 * rng.normal(size=np.shape(s)).astype(_plain(s).dtype), cell.initial_state((3,)))
-    if xs is None and hasattr(cell, "input_size"):
-        dtypes = [_plain(leaf).dtype for leaf in trees.flatten(state)[0]]
-        xs = rng.normal(size=(4, 3, cell.input_size)).astype(dtypes[0] if dtypes else float)
-    if state is None or xs is None:
-        raise ArgumentError(message(f"check_cell({name})", "it is not known what to call this cell with",
-                                    {"state": "missing" if state is None else "given", "xs": "missing" if xs is None else "given"},
-                                    "Pass an initial state, and a sequence with time first."))
-    battery = _Battery(cell, trees.map(_plain, state), trees.map(_plain, xs), order, seed)
+    if order not in (1, 2, 3):
+        raise DomainError(message(who, "there is no check of this order", {"order": order}, "Pass 1, 2 or 3."))
+    battery = _Battery(cell, *called_with(cell, state, xs, rng, who), order, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         battery.run()
-    return Report(f"check_cell({name})", tuple(battery.findings), battery.checked, tuple(dict.fromkeys(battery.notes)),
+    return Report(who, tuple(battery.findings), battery.checked, tuple(dict.fromkeys(battery.notes)),
                   f"Mend the first of these and run the check again, seed={seed}.")
 
 
@@ -191,7 +184,7 @@ class _Battery:
         if len(sizes) != 1 or () in sizes or (0,) in sizes:
             self.notes.append("there is no batch: lengths were not checked")
             return
-        B, tolerance = leaves[0].shape[0], 1e-4 if _is_single(leaves) else 1e-9
+        B, tolerance = sizes.pop()[0], 1e-4 if _is_single([*leaves, *moving]) else 1e-9
         whole = _arrays(scan(self.cell, self.state, self.xs, compiled=False))
         row = lambda b, T: (trees.map(lambda s: s[b:b + 1], self.state), trees.map(lambda x: x[:T, b:b + 1], self.xs))
         last = _arrays(scan(self.cell, *row(B - 1, self.T), compiled=False)[0])
@@ -219,11 +212,16 @@ class _Battery:
         down = lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf
         params = dict(zip(self.names, [down(p._array) for p in self.params]))
         cell = self.rebuilt(trees.map(_tensor, params))
-        state, y = cell(trees.map(_tensor, trees.map(down, self.state)), trees.map(_tensor, trees.map(down, self.at(0))))
-        wide = [leaf.dtype for leaf in _arrays((state, y)) if leaf.dtype == np.float64]
-        if wide and not _is_single(trees.flatten(self.state)[0]):
-            self.find("float32 does not stay float32", "single precision")
-        elif not _near(_arrays((state, y)), _arrays(self.cell(self.state, self.at(0))), 1e-3):
+        call = lambda cell: _arrays(cell(trees.map(_tensor, trees.map(down, self.state)), trees.map(_tensor, trees.map(down, self.at(0)))))
+        wide = lambda arrays: any(leaf.dtype == np.float64 for leaf in arrays)
+        result = call(cell)
+        if wide(result) and not _is_single(trees.flatten(self.state)[0]):
+            names, lower = lowered(cell)
+            if names and not wide(call(lower)):
+                self.notes.append(f"it closes over float64 arrays ({', '.join(names)}): single precision becomes double through them")
+            else:
+                self.find("float32 does not stay float32", "single precision")
+        elif not _near(result, _arrays(self.cell(self.state, self.at(0))), 1e-3):
             self.find("single precision gives another value", "single precision")
 
     def memory(self):
@@ -256,40 +254,6 @@ class _Battery:
                 gc.enable()
         if grown > LEAK:
             self.find("memory grows with every run", "memory", **{"bytes a run": int(grown)})
-
-
-def parameters(cell):
-    """Names and Tensors of a cell's parameters, and a function that makes the cell anew from a dict of others."""
-    if hasattr(type(cell), "tree_children"):
-        leaves, structure = trees.flatten(cell)
-        names = trees.paths(cell)
-        at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.dtype.kind == "f"]
-
-        def rebuilt(params):
-            full = list(leaves)
-            for i in at:
-                full[i] = params[names[i]]
-            return trees.unflatten(structure, full)
-
-        return [names[i] for i in at], [leaves[i] for i in at], rebuilt
-    if isinstance(cell, types.FunctionType):
-        closed = dict(zip(cell.__code__.co_freevars, cell.__closure__ or ()))
-        seen = {name: slot.cell_contents for name, slot in closed.items()}
-        seen |= {name: cell.__globals__[name] for name in cell.__code__.co_names if name in cell.__globals__}
-        found = {name: value for name, value in seen.items() if isinstance(value, Tensor) and value.dtype.kind == "f"}
-
-        def remade(params):
-            slots = tuple(types.CellType(params[name]) if name in params else slot for name, slot in closed.items())
-            made = types.FunctionType(cell.__code__, {**cell.__globals__, **params}, cell.__name__, cell.__defaults__, slots)
-            made.__kwdefaults__ = cell.__kwdefaults__
-            return made
-
-        return list(found), list(found.values()), remade
-    return [], [], lambda params: cell
-
-
-def _plain(leaf):
-    return np.array(leaf._array) if isinstance(leaf, Tensor) else np.array(leaf)
 
 
 def _tensor(leaf):

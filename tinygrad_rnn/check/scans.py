@@ -1,8 +1,8 @@
 """check_scan: does a scan, of this library or any other, have the value and the derivatives of the loop that it stands for?
 
-Knows a dozen small recurrences that scans have been seen to get wrong, each written once for two worlds: the engine under
-test, and NumPy with complex numbers, where a plain loop and Cauchy's integral give every derivative to twelve digits with
-no rule of anybody's. Refuses to know how a scan works. Below it: differences, report, gradients, ops.
+Knows an engine by five functions, and how to hold it against a plain loop over complex numbers, where Cauchy's integral
+gives every derivative to twelve digits with no rule of anybody's. Refuses to know how a scan works. Below it: recurrences,
+differences, report, gradients, ops.
 """
 
 import math
@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..errors import ArgumentError, message
 from ..gradients import grad, jvp
 from ..tensor import Tensor
 from .differences import taylor
+from .recurrences import INPUTS, RECURRENCES, plain_scan
 from .report import Finding, Report, number, small
 
 RADIUS, LOOSE = 0.02, 1e-6  # the circle of Cauchy's integral must stay far from the poles of tanh
@@ -53,134 +55,18 @@ def _ours():
                   SimpleNamespace(tanh=ops.tanh, sin=ops.sin, sum=ops.sum, stack=ops.stack), jvp)
 
 
-def plain_scan(cell, state, xs, reverse=False):
-    """The meaning of scan, on arrays and on complex numbers."""
-    leaves = xs if isinstance(xs, tuple) else (xs,)
-    times, ys = range(len(leaves[0])), {}
-    for t in reversed(times) if reverse else times:
-        x = tuple(leaf[t] for leaf in leaves) if isinstance(xs, tuple) else xs[t]
-        state, ys[t] = cell(state, x)
-    rows = [ys[t] for t in times]
-    return state, tuple(np.stack(column) for column in zip(*rows)) if isinstance(rows[0], tuple) else np.stack(rows)
-
-
-# ---- recurrences: each returns the arrays that its loss looks at ---------------------------------------------
-
-def _closed_over(m, scan, h, xs, w, u):
-    return scan(lambda h, x: (m.tanh(x @ w + h @ u),) * 2, h, xs)
-
-
-def _outputs_only(m, scan, h, xs, w, u):
-    def cell(h, x):
-        h = m.tanh(x @ w + h @ u)
-        return h, m.sin(h) * (x @ w)
-
-    return scan(cell, h, xs)[1:]
-
-
-def _state_only(m, scan, h, xs, w, u):
-    return scan(lambda h, x: (m.tanh(x @ w + h @ u), h * 2.0), h, xs)[:1]
-
-
-def _weights_in_the_state(m, scan, h, xs, w, u):
-    def cell(state, x):
-        h, w, u = state
-        h = m.tanh(x @ w + h @ u)
-        return (h, w, u), h
-
-    (h, w_out, u_out), ys = scan(cell, (h, w, u), xs)
-    return h, w_out * w, u_out, ys
-
-
-def _weights_in_the_sequence(m, scan, h, xs, w, u):
-    T = xs.shape[0]
-    each = m.stack([w * (1.0 + 0.1 * t) for t in range(T)])
-    return scan(lambda h, x: (m.tanh(x[0] @ x[1] + h @ u), h), h, (xs, each))
-
-
-def _swapped(m, scan, h, xs, w, u):
-    (a, b), ys = scan(lambda s, x: ((s[1], m.tanh(s[0] @ u + x @ w)), s[0]), (h, m.sin(h)), xs)
-    return a, b, ys
-
-
-def _delayed(m, scan, h, xs, w, u):
-    (a, b), ys = scan(lambda s, x: ((m.tanh(x @ w + s[1] @ u), s[0]), s[0] * s[1]), (h, 0.5 * h), xs)
-    return a, b, ys
-
-
-def _passed_through(m, scan, h, xs, w, u):
-    (a, b), ys = scan(lambda s, x: ((s[0], m.tanh(0.5 * s[1] * s[0] + x @ w)), s[0] * s[1]), (h, h @ u), xs)
-    return a, b, ys
-
-
-def _state_unused(m, scan, h, xs, w, u):
-    return scan(lambda h, x: (m.sin(x @ w), m.tanh(x @ w) @ u), h, xs)
-
-
-def _input_unused(m, scan, h, xs, w, u):
-    return scan(lambda h, x: (m.tanh(h @ u), h * h), h, xs)
-
-
-def _two_outputs(m, scan, h, xs, w, u):
-    h, (a, b) = scan(lambda h, x: (m.tanh(x @ w + h @ u), (h @ u, m.sin(x))), h, xs)
-    return h, a, b
-
-
-def _one_output_unused(m, scan, h, xs, w, u):
-    return scan(lambda h, x: (m.tanh(x @ w + h @ u), (h @ u, m.sin(x) * 3.0)), h, xs)[1][:1]
-
-
-def _products(m, scan, h, xs, w, u):
-    return scan(lambda h, x: (0.5 * h * (x @ w) + m.tanh(h @ u), h * h), h, xs)
-
-
-def _used_outside_too(m, scan, h, xs, w, u):
-    h, ys = scan(lambda h, x: (m.tanh(x @ w + h @ u), h), h, xs)
-    return h @ u, ys * m.sum(w * w), xs
-
-
-def _two_layers(m, scan, h, xs, w, u):
-    _, ys = scan(lambda h, x: (m.tanh(x @ w + h @ u),) * 2, h, xs)
-    return scan(lambda h, y: (m.tanh(y @ u + h * 0.5),) * 2, m.sin(h), ys)
-
-
-def _nested(m, scan, h, xs, w, u):
-    def inner(a, z):
-        a = m.tanh(a @ u + z)
-        return a, a
-
-    def cell(h, x):
-        h, zs = scan(inner, h + 0.5 * x @ w, m.stack([x @ w, h, 0.3 * h * h]))
-        return h, m.sum(zs, 0)
-
-    return scan(cell, h, xs)
-
-
-def _reversed(m, scan, h, xs, w, u):
-    return scan(lambda h, x: (m.tanh(x @ w + h @ u), h * (x @ w)), h, xs, reverse=True)
-
-
-RECURRENCES = {
-    "weights closed over": _closed_over, "outputs alone used": _outputs_only, "final state alone used": _state_only,
-    "weights in the state": _weights_in_the_state, "weights in the sequence": _weights_in_the_sequence, "states that change places": _swapped,
-    "a delayed state": _delayed, "a state passed through": _passed_through, "a state that is not used": _state_unused,
-    "an input that is not used": _input_unused, "two outputs": _two_outputs, "one of two outputs unused": _one_output_unused,
-    "products of state and input": _products, "weights used outside too": _used_outside_too, "two layers": _two_layers, "nested": _nested,
-    "reverse": _reversed,
-}
-INPUTS = ("state", "xs", "w", "u")
-
-
 def check_scan(scan, engine=None, *, orders=3, steps=(4, 1), recurrences=tuple(RECURRENCES), seed=0):
     """Check `scan(cell, state, xs) -> (state, ys)`, `cell(state, x) -> (state, y)`, against the loop that it stands for.
 
     On each of RECURRENCES: the value, the gradient of the initial state, the sequence and both weights, the second and the
     third derivative along random directions (mixed ones, so that no symmetric part hides an error), jvp where the engine
     has one, and that no input is written to. What scan refuses with TypeError or NotImplementedError (reverse, say, or a
-    loop in a loop) is noted, not counted as wrong.
+    loop in a loop) is noted, not counted as wrong, unless it refuses everything.
 
     `engine` is an `Engine`, this library's by default; a NumPy loop over Tensors is checked as it is. `steps` are the
     lengths of sequences that are tried, `recurrences` the names of those of RECURRENCES.
+
+    Raises: ArgumentError for what is no function, another order than 0 (values alone) to 3, no steps, an unknown recurrence.
 
     Example:
         >>> def loop(cell, state, xs):
@@ -193,11 +79,21 @@ def check_scan(scan, engine=None, *, orders=3, steps=(4, 1), recurrences=tuple(R
         True
     """
     name = getattr(scan, "__name__", "scan")
+    who = f"check_scan({name})"
+    unknown = [label for label in recurrences if label not in RECURRENCES]
+    for wrong, facts, remedy in ((not callable(scan), {"scan": type(scan).__name__}, "Pass a function: scan(cell, state, xs)."),
+                                 (orders not in (0, 1, 2, 3), {"orders": orders}, "Pass 1, 2 or 3."),
+                                 (not steps or any(T < 1 for T in steps), {"steps": steps}, "Pass lengths of 1 or more."),
+                                 (unknown or not recurrences, {"unknown": ", ".join(unknown), "known": ", ".join(RECURRENCES)}, "Pass some of those known.")):
+        if wrong:
+            raise ArgumentError(message(who, "this cannot be checked", facts, remedy))
     battery = _Battery(scan, engine or _ours(), orders, np.random.default_rng(seed))
     for T in steps:
         for label in recurrences:
             battery.check(f"{label}, T = {T}", RECURRENCES[label], T)
-    return Report(f"check_scan({name})", tuple(battery.findings), battery.checked, tuple(dict.fromkeys(battery.notes)),
+    if not battery.checked and not battery.findings:
+        battery.findings.append(Finding("it refuses every recurrence", recurrences[0], {"with": battery.notes[0].partition(": ")[2]}))
+    return Report(who, tuple(battery.findings), battery.checked, tuple(dict.fromkeys(battery.notes)),
                   "Look at the first of these: the later ones may follow from it.")
 
 
