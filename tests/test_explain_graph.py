@@ -59,7 +59,7 @@ flowchart LR
   subgraph g0["cell: one step, repeated for every t"]
     n2["2 × ·"]:::op
     n3{{"W"}}:::parameter
-    n4["@"]:::op
+    n4["h @ W"]:::op
     n5["z = · + ·"]:::op
   end
   n1 --> n2
@@ -104,7 +104,7 @@ def test_parameters_of_a_cell_object_and_the_parts_of_a_split_have_their_names()
 
     picture = explain.graph(Cell(), np.zeros(2), np.zeros((1, 2)))
     assert picture.title.endswith("Cell")
-    assert [box.lines[0] for box in picture.boxes] == ["hₜ₋₁", "xₜ", "weight", "@", "keep, new = split", "sigmoid", "×", "[0:2]", "+", "hₜ"]
+    assert [box.lines[0] for box in picture.boxes] == ["hₜ₋₁", "xₜ", "weight", "x @ weight", "keep, new = split", "sigmoid", "×", "[0:2]", "+", "hₜ"]
 
 
 def test_a_parameter_has_the_name_that_the_cell_gives_it():
@@ -125,6 +125,16 @@ def test_arrows_from_one_box_share_their_way():
     svg = explain.graph(cell, 0.0, np.zeros(2)).svg()
     passing = re.findall(r"H(-?[\d.]+)", " ".join(re.findall(r'<path d="(M[^"]*)" fill="none" stroke="#444"', svg)))
     assert svg.count("url(#tip)") == 10 and len(passing) == len(set(passing)) == 4  # the columns between, each passed once
+
+
+def test_the_two_sides_of_an_operation_whose_order_matters():
+    def cell(h, x):
+        d = h - x
+        e = x - h
+        return (2 * d) / e, (d * e, (h + 1) - (x + 1))
+
+    texts = [box.lines[0] for box in explain.graph(cell, 1.0, np.ones(2)).boxes if box.kind == "op"]
+    assert sorted(texts) == sorted(["d = h − x", "e = x − h", "2 × ·", "· ÷ e", "×", "· + 1", "· + 1", "−"])
 
 
 def test_only_what_reaches_an_output_is_drawn():

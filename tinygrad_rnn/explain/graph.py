@@ -165,6 +165,14 @@ def graph(cell, state, xs, *, steps=None, ops=True):
 _SUBSCRIPTS = str.maketrans("0123456789-t", "₀₁₂₃₄₅₆₇₈₉₋ₜ")
 
 
+def _sides(text, sources):
+    """An operation whose order matters with what it is between, as far as that has names: "h − n", "x @ ·"."""
+    if text not in ("−", "÷", "^", "@") or len(sources) != 2:
+        return text
+    sides = ["·" if value.name.endswith("]") else value.name or "·" for value in sources]
+    return text if sides == ["·", "·"] else f" {text} ".join(sides)
+
+
 def _named(names, text):
     """A call with the variables that hold its results: "f = sigmoid", "i, f, g, o = split", "h = · + ·"."""
     if not all(names) or any(name.endswith("]") for name in names):
@@ -225,7 +233,7 @@ class _Drawing:
                 if value.kind == "parameter" and id(value) not in places:
                     places[id(value)] = self.box("parameter", (value.name,), t, base + 1)
             rank = 1 + max((self.boxes[places[id(value)]].rank for value in sources if id(value) in places), default=base)
-            box = self.box("op", (_named([value.name for value in made], text),), t, rank)
+            box = self.box("op", (_named([value.name for value in made], _sides(text, sources)),), t, rank)
             self.arrows += [(places[key], box) for key in dict.fromkeys(map(id, sources)) if key in places]
             places.update((id(value), box) for value in made)
             needs.append((box, sources))

@@ -96,7 +96,8 @@ def activations(text, values, *, path=None):
 
     Values that are not finite are left grey.
 
-    Shapes: `values` is a dict from names to (T, H) (or (T, 1, H), a batch of one), T = len(text).
+    Shapes: `values` is a dict from names to (T, H) (or (T, 1, H), a batch of one), T = len(text), as
+    `trace(loss, params, data).over_time(name)` gives them.
 
     Raises: ShapeError when a panel does not have a column for each character; MissingExtraError without matplotlib.
     """
