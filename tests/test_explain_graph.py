@@ -133,7 +133,7 @@ def test_the_two_sides_of_an_operation_whose_order_matters():
         e = x - h
         return (2 * d) / e, (d * e, (h + 1) - (x + 1))
 
-    texts = [box.lines[0] for box in explain.graph(cell, 1.0, np.ones(2)).boxes if box.kind == "op"]
+    texts = [box.lines[0] for box in explain.graph(cell, 3.0, np.ones(2)).boxes if box.kind == "op"]
     assert sorted(texts) == sorted(["d = h − x", "e = x − h", "2 × ·", "· ÷ e", "×", "· + 1", "· + 1", "−"])
 
 
