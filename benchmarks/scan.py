@@ -1,7 +1,7 @@
 """Any recurrent cell under ``scan``, forward and backward, against careful NumPy by hand and against other libraries.
 
     python benchmarks/scan.py                      every table, on one core
-    python benchmarks/scan.py --cores all          the same without pinning
+    python benchmarks/scan.py --cores all          the same without pinning, by the clock on the wall
     python benchmarks/scan.py --quick              without the largest size and PyTensor (it compiles for half a minute)
     python benchmarks/scan.py --tables speed --cells lstm gru --sizes 100,32,64,128 --peers ours jax
 
@@ -157,6 +157,8 @@ def arguments():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--markdown", action="store_true", help="print tables for a README")
     options = parser.parse_args()
+    if options.cores == "all" and options.clock == "cpu":
+        parser.error("cpu time adds up the threads: with all cores use --clock wall")
     left_out = {"ours-loop", "generated", "mygrad-unguarded"} | ({"pytensor"} if options.quick else set())
     options.sizes = options.sizes or cells.SIZES[:4 if options.quick else None]
     options.peers = options.peers or [key for key in peers.PEERS if key not in left_out]
