@@ -18,7 +18,6 @@ from .schedule import SAMPLE, Schedule
 from .spelling import ATOM, Steps, kernels, spell
 from .steps import StepText
 
-
 BLOCK_BYTES = 1 << 19  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
 MOST_BLOCK_BYTES = 1 << 21  # of a block that is made longer so that products of its rows
 LEAST_ROWS = 256  # are of as many as this
@@ -121,16 +120,16 @@ class Source(StepText):
 
         `full` are the results of the former that somebody reads whole: they are written into their place in a stack. `tallies`
         are sums over time that grow block by block, `passing` what the loop keeps no longer than for a block. Products over
-        time are among them where a block has rows enough for BLAS.
+        time are among them where a block has rows enough for BLAS and their sums stay in the cache too.
         """
         self._divide(results, True)
-        rows = [c.args[1].shape[0] // SAMPLE for c in self.tallies if c.op.name == "matmul"]
-        if rows and self.block_size * min(rows) < LEAST_ROWS:
-            size = -(-LEAST_ROWS // min(rows))
-            if size * self.width > MOST_BLOCK_BYTES:
-                self._divide(results, False)
-            else:
-                self.block_size = size
+        grown = [c for c in self.tallies if c.op.name == "matmul"]
+        rows = min([c.args[1].shape[0] // SAMPLE for c in grown], default=LEAST_ROWS)
+        size = max(self.block_size, -(-LEAST_ROWS // rows))
+        if size * self.width <= MOST_BLOCK_BYTES and all(v.size * v.dtype.itemsize <= BLOCK_BYTES for c in grown for v in c.outs):
+            self.block_size = size
+        else:
+            self._divide(results, False)
 
     def _divide(self, results, products):
         s = self.s
