@@ -69,7 +69,8 @@ def test_the_calls_per_step_are_those_that_are_made(name, function):
 def step_lines(text, function):
     """The lines of the innermost loop of a function."""
     lines = text.split(f"def {function}(")[1].split("\ndef ")[0].splitlines()
-    start = max(i for i, line in enumerate(lines) if line.lstrip().startswith("for ") and " in zip(" in line)
+    start = max(i for i, line in enumerate(lines) if " in zip(" in line)
+    start = start if lines[start].endswith(":") else next(i for i in range(start, len(lines)) if lines[i].strip() == "):")
     depth = len(lines[start]) - len(lines[start].lstrip())
     body = []
     for line in lines[start + 1:]:

@@ -448,6 +448,13 @@ def test_every_text_is_tidy(name):
         assert part in text
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_lines_of_what_runs_are_broken_too(name):
+    text = tg.explain.source(CELLS[name](), optimized=True)
+    assert max(map(len, text.splitlines())) <= 150, max(text.splitlines(), key=len)
+    assert not re.search(r"\bkept\d*\b", text) and "h0" in text and "dh_T" in text
+
+
 def test_locals_and_parameters_keep_their_names():
     text = tg.explain.source(tg.nn.LSTMCell(3, 5))
     for line in ("i, f, g, o = np.split(", "c[t + 1] = sigmoid_f[t] * c[t] + sigmoid_i[t] * tanh_g[t]", "h[t + 1] = sigmoid_o[t] * tanh_c[t]",

@@ -141,7 +141,7 @@ class Module:
             stacks = {v: t.whole for v, t in names.items() if isinstance(t, Stack)}
             made = Source(fast, {v: t for v, t in names.items() if v not in stacks}, stacks, taken)
             self.made.append(made)
-            self.lines += made.body
+            self.lines += map(_broken, made.body)
             self.constants |= made.constants
             self.calls += made.calls
             return made.results
@@ -251,6 +251,16 @@ def _wrapped(start, items, end, width=110):
         lines[-1] += item + ", "
     return "\n".join([start, *("    " + line.rstrip() for line in lines), end]) if not start.startswith("def") else (
         start + "\n" + "\n".join("        " + line.rstrip() for line in lines).rstrip(",") + end)
+
+
+def _broken(line, width=110):
+    """The head of a loop over many stacks, over several lines."""
+    found = re.fullmatch(r"( *)for (.*?),? in zip\((.*)\):", line)
+    if found is None or len(line) <= width + 10:
+        return line
+    space, names, stacks = found.groups()
+    inner = [f"\n{space}        ".join(textwrap.wrap(part, width - 8)) for part in (names, stacks)]
+    return f"{space}for (\n{space}        {inner[0]},\n{space}) in zip(\n{space}        {inner[1]},\n{space}):"
 
 
 def _tuple(items):
