@@ -331,6 +331,12 @@ def test_a_logarithm_of_a_number_near_one_moves_in_steps():
     assert report.verdict != "wrong", str(report)
 
 
+def test_what_saturates_within_rounding_of_a_zero_is_no_mistake():
+    """tanh(1e26 x) is ±1 for every x that a difference can try; beside 1e20 nobody sees it."""
+    report = gradcheck(lambda x: tg.sum(tg.tanh(1e26 * x)) + 1e20, np.array([0.0, 1.0]), order=1)
+    assert report.verdict != "wrong", str(report)
+
+
 def test_steps_go_further_down_at_zero():
     """1e13 x at x = 0: the second derivative changes within 1e-13; no step of other numbers is as small."""
     report = gradcheck(lambda x: tg.sum(tg.arctan(tg.square(1e13 * x))), np.array([0.0, 1.0]))

@@ -191,7 +191,7 @@ class Primitive:
         names = [*self.arrays, *(f"{self.variadic}[{i}]" for i in range(len(args) - len(self.arrays)))]
         shapes = [getattr(arg, "shape", ()) for arg in args]
         facts = dict(zip(names, shapes)) | {k: v for k, v in statics.items() if v is not self.defaults[k]}
-        what, remedy = str(error).splitlines()[0], self.remedy
+        what, remedy = (str(error) or type(error).__name__).splitlines()[0], self.remedy
         kind = IndexingError if isinstance(error, IndexError) else ArgumentError if isinstance(error, TypeError) else ShapeError
         if self.broadcasts and not _fit_together(shapes):
             what = "the shapes do not broadcast together"

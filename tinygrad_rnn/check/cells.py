@@ -18,7 +18,7 @@ from ..scan import scan
 from ..tensor import Tensor
 from .cell_parts import called_with, lowered, parameters
 from .gradcheck import gradcheck
-from .report import Finding, Report, small
+from .report import Finding, Report, said, small
 
 LEAK = 4096  # bytes that a run may leave behind: caches that are still filling
 
@@ -75,7 +75,7 @@ class _Battery:
             try:
                 part()
             except Exception as error:  # somebody's cell may fail anywhere
-                self.find(f"it raises {type(error).__name__}", part.__name__.replace("single", "single precision"), error=str(error).splitlines()[0][:120])
+                self.find(f"it raises {type(error).__name__}", part.__name__.replace("single", "single precision"), error=said(error))
 
     def at(self, t):
         return trees.map(lambda x: x[t], self.xs)
@@ -87,7 +87,7 @@ class _Battery:
         try:
             result = self.cell(trees.map(_tensor, self.state), trees.map(_tensor, self.at(0)))
         except Exception as error:
-            self.find(f"it raises {type(error).__name__}", error=str(error).splitlines()[0][:120])
+            self.find(f"it raises {type(error).__name__}", error=said(error))
             return False
         self.checked += 1
         if not isinstance(result, tuple) or len(result) != 2:
@@ -159,7 +159,7 @@ class _Battery:
         try:
             compiled = self.gradients(self.state, self.xs)
         except TraceError as error:
-            self.notes.append(f"it cannot be compiled, use compiled=False: {str(error).splitlines()[0]}")
+            self.notes.append(f"it cannot be compiled, use compiled=False: {said(error)}")
             self.options = {"compiled": False}
             return
         for what, a, b in zip(("values", "gradients"), compiled, plain):

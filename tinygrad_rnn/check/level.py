@@ -188,8 +188,8 @@ class Level:
 
     def _excused(self, found, i, u, along, scale):
         """What looks wrong, unless there is an innocent explanation."""
-        sweep, innocent = derivative(along, scale, self.noise, thorough=True), ""
-        finer = derivative(along, scale, self.noise, thorough=True, at_zero=True) if np.all(self.point[i][u != 0] == 0) else sweep
+        sweep, innocent, at_zero = derivative(along, scale, self.noise, thorough=True), "", np.all(self.point[i][u != 0] == 0)
+        finer = derivative(along, scale, self.noise, thorough=True, at_zero=True) if at_zero else sweep
         apart = abs(found.yours - found.numerical)
         if self.watcher.extreme:
             innocent = f"numbers near the limit of the range ({self.watcher.extreme[0]})"
@@ -201,6 +201,8 @@ class Level:
             elif sweep.kink and sweep.between(found.yours, found.allowed):
                 innocent = KINK
             elif 0 < abs(found.yours) * sweep.still < 4 * sweep.quantum <= 1e5 * EPS * self.watcher.size * self.gain:
+                innocent = "its effect is below rounding"
+            elif at_zero and abs(found.yours) * self._width(i, u, scale, found) < 4 * max(self.noise, EPS * abs(along(0.0))):
                 innocent = "its effect is below rounding"
             elif self.loose and abs(_dot(self._double(i), u) - found.numerical) <= 0.1 * apart:
                 innocent = "in double precision it is right: rounding"
@@ -228,6 +230,15 @@ class Level:
             if not min(abs(there - found.yours), alone) <= 0.3 * abs(found.yours - found.numerical):
                 return False
         return True
+
+    def _width(self, i, u, scale, found):
+        """How far from a zero the gradient is still as there: beyond it a function has saturated, say; infinite if it is
+        wrong at the zero alone, or everywhere."""
+        for k in range(4, 400, 6):
+            moved = [(x + 2.0**-k * scale * u if j == i else x).astype(p.dtype) for j, (x, p) in enumerate(zip(self.point, self.subject.point))]
+            if abs(_dot(self._gradient(moved)[i], u) - found.yours) <= 0.3 * abs(found.yours - found.numerical):
+                return 2.0**-k * scale if k > 4 else np.inf
+        return np.inf
 
     def _stands_out(self, i, u, yours, value, allowed):
         """Whether the gradient jumps at this very point: rounding leaves it as it is, or brings it to the numerical value,

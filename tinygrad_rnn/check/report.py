@@ -68,6 +68,11 @@ def small(value):
     return f"{float(value):.1e}"
 
 
+def said(error):
+    """What an exception says, in one line; some say nothing."""
+    return (str(error).splitlines() or [""])[0][:120]
+
+
 def columns(rows):
     """Rows of text as aligned columns, the first row being their heads."""
     widths = [max(map(len, column)) for column in zip(*rows)]

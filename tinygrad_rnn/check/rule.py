@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ArgumentError, DtypeError, message
 from .inputs import Case, Kind, other_values
-from .report import Report
+from .report import Report, said
 from .rule_call import Rule
 from .rule_edges import broadcasting, infinite_inputs, nan_cotangents, single_precision, sizes, strictly
 from .rule_habits import calls, layouts, memory, precision, pure
@@ -100,7 +100,7 @@ def _refusal(forward, inputs):
             return {"it returns": f"a tuple of {len(y)}"}
         y = np.asarray(y)
     except Exception as error:  # how somebody's function refuses an input is its own affair
-        return {"it raises": f"{type(error).__name__}: {str(error)[:80]}"}
+        return {"it raises": f"{type(error).__name__}: {said(error)}"}
     if y.dtype.kind == "f" and np.all(np.isfinite(y)):
         return {}
     return {"it returns": f"{y.dtype} {y.shape}" + (" with nan or inf" if y.dtype.kind == "f" else "")}

@@ -10,7 +10,7 @@ import random
 import numpy as np
 
 from .inputs import SPECIAL, VALUES
-from .report import Finding
+from .report import Finding, said
 
 ENOUGH = 25
 
@@ -69,7 +69,7 @@ class Rule:
         """A crash counts where a right rule has no excuse for it; else it is noted."""
         special = case.label in VALUES or case.label in SPECIAL or case.label.startswith("size 0")
         if case.gentle or self.strict and special and not isinstance(error, np.linalg.LinAlgError):
-            self.find(f"the rule raises {type(error).__name__}", case, error=str(error)[:80])
+            self.find(f"the rule raises {type(error).__name__}", case, error=said(error))
         else:
             self.notes.append(f"the rule raises {type(error).__name__} on {case.label.split(' (')[0]}")
 

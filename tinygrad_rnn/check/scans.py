@@ -18,7 +18,7 @@ from ..gradients import grad, jvp
 from ..tensor import Tensor
 from .differences import taylor
 from .recurrences import INPUTS, RECURRENCES, plain_scan
-from .report import Finding, Report, number, small
+from .report import Finding, Report, number, said, small
 
 RADIUS, LOOSE = 0.02, 1e-6  # the circle of Cauchy's integral must stay far from the poles of tanh
 
@@ -116,10 +116,10 @@ class _Battery:
         try:
             given = [engine.numpy(y) for y in under_test(*native)]
         except (TypeError, NotImplementedError) as error:
-            self.notes.append(f"{label.split(',')[0]} was refused: {str(error).splitlines()[0][:100]}")
+            self.notes.append(f"{label.split(',')[0]} was refused: {said(error)}")
             return
         except Exception as error:  # somebody's scan may fail in any way it likes
-            self.findings.append(Finding(f"it raises {type(error).__name__}", label, {"error": str(error).splitlines()[0][:100] if str(error) else ""}))
+            self.findings.append(Finding(f"it raises {type(error).__name__}", label, {"error": said(error)}))
             return
         self.checked += len(wanted)
         for k, (y, right) in enumerate(zip(given, wanted)):
@@ -155,7 +155,7 @@ class _Battery:
                     given = self.nested(loss, point, directions)
                 except Exception as error:  # an engine may not go to this order
                     what = f"the derivative of order {order} raises {type(error).__name__}"
-                    self.findings.append(Finding(what, label, {"error": str(error).splitlines()[0][:100] if str(error) else ""}))
+                    self.findings.append(Finding(what, label, {"error": said(error)}))
                     return
                 self.checked += 1
                 if not abs(given - wanted) <= LOOSE * max(1.0, abs(wanted)):
