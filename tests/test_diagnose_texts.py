@@ -1,7 +1,8 @@
 """diagnose on derivations written as people write them: texts, and mistakes made in the text.
 
-Three models that no other test has: a language model with an embedding, an LSTM whose input and state are concatenated, and a leaky
-cell with an adapting threshold, a state of two parts. A mistake is a pair of a right piece and a wrong one.
+Four models that no other test has: a language model with an embedding, an LSTM whose input and state are concatenated, a leaky cell
+with an adapting threshold (a state of two parts), and a network whose last step is written out after the scan. A mistake is a pair of
+a right piece and a wrong one.
 """
 
 import numpy as np
@@ -101,6 +102,27 @@ def bptt(p, x, y):
 '''
 
 
+APART = '''
+def bptt(p, x, y):
+    W, U, V = (p[k] for k in "WUV")
+    T, h = len(x), [p["h0"]]
+    for t in range(T):
+        z = x[t] @ W + h[t] @ U
+        h.append(np.tanh(z) if t < T - 1 else z)
+    e = h[T] @ V - y
+    g = {k: np.zeros_like(v) for k, v in p.items()}
+    g["V"] = h[T].T @ e
+    dh = e @ V.T
+    for t in reversed(range(T)):
+        dz = dh * (1 - h[t + 1] ** 2) if t < T - 1 else dh
+        g["W"] += x[t].T @ dz
+        g["U"] += h[t].T @ dz
+        dh = dz @ U.T
+    g["h0"] = dh
+    return 0.5 * np.sum(e ** 2), g
+'''
+
+
 def language(p, tokens, targets):
     def cell(h, e):
         h = tg.tanh(e @ p["Wx"] + h @ p["Wh"] + p["b"])
@@ -136,6 +158,11 @@ def leaky(p, x, y):
     return tg.sum(tg.square(s @ p["V"] - y)) / 2
 
 
+def apart(p, x, y):
+    h, _ = tg.scan(lambda h, x: (tg.tanh(x @ p["W"] + h @ p["U"]), None), p["h0"], x[:-1])
+    return 0.5 * tg.sum(tg.square((x[-1] @ p["W"] + h @ p["U"]) @ p["V"] - y))
+
+
 rng = np.random.default_rng(0)
 n = lambda *shape: rng.normal(size=shape)
 MODELS = {
@@ -144,6 +171,7 @@ MODELS = {
     "lstm": (lstm, LSTM, dict(W=0.6 * n(5, 12), b=0.3 * n(12), V=n(3, 2), d=n(2), h0=n(4, 3), c0=n(4, 3)), (n(5, 4, 2), n(5, 4, 2))),
     "leaky": (leaky, LEAKY, dict(U=0.7 * n(3, 3), W=0.7 * n(2, 3), V=n(3, 2), k=np.array([0.3, 0.5, 0.8]), q=np.array([0.9, 0.4, 0.2]), s0=n(4, 3)),
               (n(6, 4, 2), n(4, 2))),
+    "apart": (apart, APART, dict(W=0.6 * n(3, 4), U=0.6 * n(4, 4), V=n(4, 2), h0=n(2, 4)), (n(6, 2, 3), n(2, 2))),
 }
 # a model, a right piece, a wrong one, the words that must be said, and the gradients in which they must be found
 MISTAKES = [
@@ -175,6 +203,10 @@ MISTAKES = [
     ("leaky", " + da * q)", ")", "hands back to tanh", "U W k q s0"),
     ("leaky", "x[t] @ W - ss[t])", "x[t] @ W)", "hands to k is lost", "k"),
     ("leaky", "(da * hs[t])", "(da * hs[t - 1])", "formed with its value of one step too early", "q"),
+    ("apart", "h[t].T @ dz", "h[t + 1].T @ dz", "in the loop and in the step after it, is derived with the state of one step too late", "U"),
+    ("apart", "h[t].T @ dz", "h[t - 1].T @ dz", "in the loop and in the step after it, is derived with the state of one step too early", "U"),
+    ("apart", "x[t].T @ dz", "x[t - 1].T @ dz", "in the loop and in the step after it, is derived with its value of one step too early", "W"),
+    ("apart", "g[\"W\"] +=", "g[\"W\"] =", "gradient of the first step only", "W"),
 ]
 
 

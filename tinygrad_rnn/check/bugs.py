@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from .breakage import ACTIVATIONS, BIAS, INDEX, STATE, both
-from .bugs_outside import of_sequences
+from .bugs_outside import of_continued, of_sequences
 from .bugs_rules import of_site
 from .bugs_time import of_carries, of_consumers, of_entries, of_errors, of_gates, of_uses
 
@@ -22,6 +22,7 @@ def catalogue(graph, rare=False):
     yield from of_uses(graph)
     yield from of_entries(graph)
     yield from of_sequences(graph)
+    yield from of_continued(graph)
     yield from of_errors(graph)
     yield from of_gates(graph)
     forms, read = defaultdict(list), defaultdict(list)

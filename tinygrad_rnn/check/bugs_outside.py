@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 
 from ..primitive import PICK
-from .breakage import ACCUMULATED, FIRST, INDEX, INPUT, LAST, REPEATED, SHORT, STATE, Breakage, instead, resaved
+from ..tensor import Tensor
+from .breakage import ACCUMULATED, FIRST, INDEX, INPUT, LAST, NEXT, PREVIOUS, REPEATED, SHORT, STATE, Breakage, instead, resaved
 from .bugs_shifts import function_of_states, places_of, trajectory, users
 from .diagnose_record import array
 
@@ -80,6 +81,45 @@ def _overwritten(graph, i, T):
 def _weighted(slot, weights, pull, g, saved=None):
     other = dict(pull(g * weights.reshape(-1, *(1,) * (g.ndim - 1)), saved))
     return [(s, other[s] if s == slot else part) for s, part in pull(g, saved)]
+
+
+def of_continued(graph):
+    """A step that is written out after the scan: by hand it is one more step of the loop, and an index slips there too."""
+    outside = [i for i, call in enumerate(graph.call) if call is not None and graph.where[i][0] is None]
+    for (run, name, _), nodes in graph.sites.items():
+        if run is None:
+            continue
+        last = nodes[max(nodes)]
+        call, calls = graph.call[last], graph.called[graph.call[last].site]
+        T = len(calls)
+        after = [i for i in outside if i > last]
+        own = [i for i in after if graph.call[i].op.name == name and graph.nodes[i].shape == graph.nodes[last].shape
+               and (len(call.args) == 1 or any(a is b and isinstance(a, Tensor) for a, b in zip(call.args, graph.call[i].args)))]
+        if len(own) != 1 or T < 2 or sorted(calls) != list(range(T)):
+            continue
+        more = graph.call[own[0]]
+        results = [array(graph.call[i].y) for i in after if not isinstance(graph.call[i].y, tuple) and i >= own[0]]
+        for source in graph.sources[last]:
+            if source not in graph.sources[own[0]] or source is None:
+                continue
+            row = [array(c.y) if source == "y" else array(c.args[source]) for c in (*(calls[p] for p in range(T)), more)]
+            states, start = trajectory(graph, row[:-1])
+            if states is None:
+                pools, kinds = [row], (INPUT, INPUT)
+            elif start == 0:
+                pools, kinds = [[*states, y] for y in results if y.shape == row[-1].shape], (STATE, STATE)
+            else:
+                pools, kinds = [[*states, row[-1]]], (PREVIOUS, NEXT) if len(call.op.arrays) == 1 else (STATE, STATE)
+            if states is not None and start == 0 and states[-1] is not row[-1]:
+                continue
+            touches = users(graph, last, source)
+            for pool in pools:
+                for kind, what, places in places_of(T + 1, start, kinds, states is not None):
+                    values = [np.zeros_like(row[p]) if place is None else pool[place] for p, place in enumerate(places)]
+                    if all(v is not None and v.shape == r.shape for v, r in zip(values, row)):
+                        hooks = resaved(graph, source, {i: values[p] for p, i in [*nodes.items(), (T, own[0])]})
+                        yield Breakage(kind, graph.label(last), f"{graph.label(last)}, in the loop and in the step after it, is derived with {what}", hooks, 2,
+                                       touches=touches)
 
 
 # ---- rows of a table ----------------------------------------------------------------------------------------

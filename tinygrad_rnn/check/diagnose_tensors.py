@@ -236,6 +236,9 @@ def _over_time(view, name):
     steps = np.arange(T)
     yield pattern(LAST, "only what the last step contributes is returned: the steps are not summed", steps == T - 1, 2, time[max(T - 2, 0)])
     yield pattern(FIRST, "only what the first step contributes is returned: each step overwrites the one before it in the loop", steps == 0, 2, time[T - 1])
+    if np.any(view.parts[-1][name]):
+        yield Alteration(FIRST, "only what the first step contributes is returned, nothing of what follows the loop", 3, lambda v, n: v.parts[0][n],
+                         time[T - 1])
     yield pattern(SHORT, "what the first step (t = 0) contributes is left out of the sum", steps > 0, 2, time[0])
     yield pattern(SHORT, "what the last step contributes is left out of the sum", steps < T - 1, 2, time[T - 1])
     yield pattern(ACCUMULATED, "a running sum is added up again at every step: accumulators are not reset", steps + 1, 2, time[T - 2])
