@@ -1,0 +1,210 @@
+"""What makes a loop faster changes nothing that it computes: means that go into weights, columns, blocks of few steps."""
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_cells import assert_same, derivative, directions, loss, with_options
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import emit, means, workspace
+from tinygrad_rnn.means import without_means
+from tinygrad_rnn.program import Program, Tracer
+from tinygrad_rnn.rewrite import _Rewriter
+from tinygrad_rnn.tensor import switched
+
+scan_module = sys.modules["tinygrad_rnn.scan"]  # (`tinygrad_rnn.scan` is the function)
+rng = np.random.default_rng(0)
+norm = tg.nn.functional.layer_norm
+mean = lambda v: tg.mean(v, axis=-1, keepdims=True)
+total = lambda v: tg.sum(v, axis=-1, keepdims=True)
+CENTRED = {  # of a state h, an input x and parameters p: values of h's shape in which means meet products
+    "centred": lambda h, x, p: (lambda v: v - mean(v))(h @ p["U"]),
+    "transposed": lambda h, x, p: (lambda v: tg.sum(v, axis=-1, keepdims=True) * -0.3 + v)(h @ p["U"].T),
+    "twice": lambda h, x, p: (lambda v: v - mean(v))((lambda v: 2.0 * v - 0.1 * total(v))(h @ p["U"])),
+    "two products": lambda h, x, p: (lambda v: v - mean(v))(h @ p["U"] + x @ p["W"] - p["b"]),
+    "negative": lambda h, x, p: (lambda v: -(mean(-v) / 2) + v * 0.5)(x @ p["W"]),
+    "reshaped": lambda h, x, p: (lambda v: v - (tg.sum(v, axis=-1) / v.shape[-1]).reshape((*v.shape[:-1], 1)))(h @ p["U"]),
+    "product kept": lambda h, x, p: (lambda v: (v - mean(v)) * tg.sin(v))(h @ p["U"]),
+    "mean kept": lambda h, x, p: (lambda v: (v - mean(v)) * tg.cos(mean(v)))(h @ p["U"]),
+    "normed": lambda h, x, p: norm(h @ p["U"], p["a"], p["b"], 0.1) + norm(x @ p["W"], p["b"], None, 0.2),
+    "normed state": lambda h, x, p: norm(h + x @ p["W"], p["a"], p["b"], 0.1) @ p["U"].T,
+    "columns of factors": lambda h, x, p: total(h * p["a"] * tg.exp(x @ p["W"]) * mean(x)) * h * total(x),
+    "variance": lambda h, x, p: (lambda v: (v - mean(v)) / tg.sqrt(tg.var(v, axis=-1, keepdims=True) + 0.1))(h @ p["U"]),
+}
+
+
+def cell(kind, p):
+    def stepped(h, x):
+        h = tg.tanh(0.5 * h + CENTRED[kind](h, x, p))
+        return h, h * mean(h)
+
+    return stepped
+
+
+def arrays(lead, H=3, T=5):
+    p = dict(U=rng.normal(size=(H, H)), W=rng.normal(size=(2, H)), a=rng.normal(size=H), b=rng.normal(size=H))
+    return dict(p=p, h=rng.normal(size=(*lead, H)) * 0.5, xs=rng.normal(size=(T, *lead, 2)))
+
+
+def value(kind, compiled=True):
+    def f(at):
+        state, ys = tg.scan(cell(kind, at["p"]), at["h"], at["xs"], compiled=compiled)
+        return tg.sum(tg.sin(state)) + tg.sum(ys * ys)
+
+    return f
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("lead", [(), (1,), (4,)], ids=str)
+@pytest.mark.parametrize("kind", CENTRED)
+def test_cells_with_means_equal_the_plain_loop(kind, lead, order):
+    at = arrays(lead)
+    vs = [directions(at, k) for k in range(order - 1)]
+    found, expected = (derivative(value(kind, compiled), order, *vs)(at) for compiled in (True, False))
+    assert_same(value(kind)(at), value(kind, False)(at))
+    assert_same(found, expected, what=f"order {order}")
+
+
+def program(function, *shapes):
+    """What a function of Tensors of these shapes does, and arrays to try it on."""
+    tracer, inputs = Tracer("a test"), [rng.normal(size=shape) for shape in shapes]
+    pairs = [tracer.input(a) for a in inputs]
+    with switched(grad=False, recorder=tracer):
+        out = function(*[tensor for _, tensor in pairs])
+    outs = out if isinstance(out, tuple) else (out,)
+    return Program([v for v, _ in pairs], tracer.calls, [tracer.value(o) for o in outs]), inputs
+
+
+def names(body, shape):
+    """The ops that make values of a shape."""
+    return [call.op.name for call in body.calls if call.outs[0].shape == shape]
+
+
+@pytest.mark.parametrize("function,ops", [
+    (lambda x, W: (lambda v: v - mean(v))(x @ W), ["matmul"]),
+    (lambda x, W: (lambda v: 3.0 * v + total(v))(x @ W), ["matmul"]),
+    (lambda x, W: (lambda v: v - mean(v))(x @ W + tg.tanh(x) @ W), ["matmul", "matmul", "add"]),
+    (lambda x, W: (lambda v: (v - mean(v), v))(x @ W), ["matmul", "subtract"]),  # the product is wanted as it is
+    (lambda x, W: (lambda v: (v - mean(v)) * mean(v))(x @ W), ["matmul", "subtract", "multiply"]),
+    (lambda x, W: (lambda v: v - mean(v))(tg.tanh(x @ W)), ["matmul", "tanh", "subtract"]),  # nothing there to take it over
+    (lambda x, W: (lambda v: v - mean(v))(x @ W * 2.0 + 1.0), ["matmul", "multiply", "add", "subtract"]),
+])
+def test_which_means_go_into_a_weight(function, ops):
+    body, inputs = program(function, (5, 4), (4, 3))
+    fast = without_means(body, [body.inputs[1]])
+    assert names(fast, (5, 3)) == ops
+    for a, b in zip(fast.run(inputs), body.run(inputs)):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+
+
+def test_which_products_take_over_what_a_cotangent_is():
+    """The backward of a centred product: products with the transpose, and sums over time, centre something smaller."""
+    def back(g, x, W):
+        v = (lambda t: t - mean(t))(tg.tanh(g))
+        return v @ W.T, (x.T @ v).T
+
+    body, inputs = program(back, (5, 3), (5, 4), (4, 3))
+    fast = without_means(body, [body.inputs[2]])
+    assert names(fast, (5, 3)) == ["tanh"]
+    for a, b in zip(fast.run(inputs), body.run(inputs)):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+    both = lambda g, x, W: (lambda v: (v @ W.T, v))((lambda t: t - mean(t))(tg.tanh(g)))
+    body, inputs = program(both, (5, 3), (5, 4), (4, 3))
+    assert "subtract" in names(without_means(body, [body.inputs[2]]), (5, 3))
+
+
+@pytest.mark.parametrize("fault", ["mean", "law", "factors"])
+def test_a_wrong_law_is_found(monkeypatch, fault):
+    monkeypatch.setattr(scan_module, "_programs", {})
+    monkeypatch.setattr(scan_module, "_known", {})
+    if fault == "mean":
+        monkeypatch.setattr(means._Means, "shifted", lambda self, m, *rest, right=means._Means.shifted: right(self, m, rest[0], rest[1] / 2, *rest[2:]))
+    if fault == "law":  # of a cotangent only
+        def wrong(self, call, v, right=means._Means.taken):
+            self.laws[v].b *= 0.5
+            right(self, call, v)
+
+        monkeypatch.setattr(means._Means, "taken", wrong)
+    if fault == "factors":
+        monkeypatch.setattr(_Rewriter, "sorted_factors", lambda self, k, shape, right=_Rewriter.sorted_factors: (1.0, *right(self, k, shape)[1:]))
+    with pytest.raises(AssertionError):
+        for kind in ("centred", "twice", "normed"):
+            at = arrays((4,))
+            assert_same(tg.grad(value(kind))(at), tg.grad(value(kind, False))(at))
+
+
+# ---- blocks of steps ----------------------------------------------------------------------------------------
+
+
+def blocks_of(patch, steps):
+    """Have every loop work in blocks of so many steps, and every buffer come from the workspace."""
+    def part(self, results):
+        self._divide(results, True)
+        self.block_size = steps
+
+    patch.setattr(scan_module, "_programs", {})
+    patch.setattr(scan_module, "_known", {})
+    patch.setattr(workspace, "LEAST_BYTES", 1)
+    patch.setattr(emit.Source, "_part", part)
+
+
+@settings(max_examples=25)
+@given(with_options(most=4), st.integers(1, 3), st.integers(1, 2))
+def test_blocks_of_few_steps_equal_the_plain_loop(drawn, steps, order):
+    """A random cell under random options, with a last block that is shorter than the others."""
+    recipe, options = drawn
+    at = recipe.arrays()
+    vs = [directions(at, k) for k in range(order - 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        blocks_of(patch, steps)
+        found, expected = (derivative(loss(recipe, compiled=compiled, **options), order, *vs)(at) for compiled in (True, False))
+    assert_same(found, expected, what=f"order {order}")
+
+
+@pytest.mark.parametrize("make", [tg.nn.RNNCell, tg.nn.LSTMCell, tg.nn.GRUCell, tg.nn.LayerNormLSTMCell])
+@pytest.mark.parametrize("size", [(70, 8, 4, 32), (300, 1, 4, 32), (9, 64, 4, 80)], ids=str)
+def test_cells_of_the_library_in_blocks_of_the_usual_size(make, size, monkeypatch):
+    T, B, I, H = size
+    monkeypatch.setattr(emit, "BLOCK_BYTES", 1 << 15)
+    monkeypatch.setattr(emit, "LEAST_ROWS", 64)
+    monkeypatch.setattr(scan_module, "_programs", {})
+    monkeypatch.setattr(scan_module, "_known", {})
+    model, xs = make(I, H, rng=0), rng.normal(size=(T, B, I))
+
+    def f(at, compiled):
+        model, xs = at
+        state, ys = tg.scan(model, model.initial_state((B,)), xs, compiled=compiled)
+        return tg.sum(tg.sin(ys)) + sum(tg.sum(leaf) for leaf in tg.trees.flatten(state)[0])
+
+    read = lambda grads: [np.asarray(g.detach() if isinstance(g, tg.Tensor) else g) for g in tg.trees.flatten(grads)[0]]
+    found, expected = (read(tg.grad(f)([model, xs], compiled)) for compiled in (True, False))
+    assert len(found) > 3
+    assert_same(found, expected, 1e-9)
+
+
+@pytest.mark.parametrize("fault", ["first", "part"])
+def test_a_wrong_block_is_found(monkeypatch, fault):
+    right = emit.Source._tally
+    blocks_of(monkeypatch, 2)
+
+    def wrong(self, call, texts):
+        right(self, call, texts)
+        if call.op.name == "matmul":
+            old, new = {"first": ("if not first:", "if first:"), "part": (" if first else ", " if True else ")}[fault]
+            self.block[:] = [line.replace(old, new) for line in self.block]
+
+    monkeypatch.setattr(emit.Source, "_tally", wrong)
+    at = arrays((4,))
+    with pytest.raises(AssertionError):
+        assert_same(tg.grad(value("centred"))(at), tg.grad(value("centred", False))(at))
+
+
+def test_what_only_a_block_reads_is_no_longer_than_a_block():
+    """The cotangents of the gates: a sequence of them would be the longest buffer of the backward pass."""
+    x, state = np.zeros((50, 32, 8)), (np.zeros((32, 64)), np.zeros((32, 64)))
+    text = tg.explain.source(tg.nn.LSTMCell(8, 64), state, x, optimized=True)
+    backward = text[text.index("def backward"):]
+    assert "np.empty((T, 32, 256)" not in backward and "np.empty((min(T, 8), 32, 256)" in backward
