@@ -36,7 +36,7 @@ class Schedule:
             args = call.inputs
             if not varying.isdisjoint(args):
                 varying.update(call.outs)
-                liftable = self.lift(call, varying) is not None
+                liftable = call.op.elementwise or self.lift(call, varying) is not None
                 stays = self.readable and call.op.name not in ("matmul", "einsum", "transpose")
                 if not liftable or stays or not carried.isdisjoint(args):
                     carried.update(call.outs)
