@@ -264,6 +264,19 @@ def test_a_cell_that_closes_over_double_precision_is_noted():
         assert report.ok and f"it closes over float64 arrays ({name}): single precision becomes double through them" in report.notes, str(report)
 
 
+def test_the_tensors_of_an_object_are_its_parameters():
+    class Crooked(Holding):
+        def __init__(self):
+            self.w = tg.tensor(0.5 * np.eye(4), requires_grad=True)
+
+        def __call__(self, h, x):
+            h = np.tanh(x + h @ crooked_tanh(self.w))
+            return h, h
+
+    report = check_cell(Crooked(), STATE, XS)
+    assert {finding.facts.get("with respect to") for finding in report.findings if "order 1 is wrong" in finding.what} == {"w"}, str(report)
+
+
 def test_a_cell_without_a_state_passes():
     report = check_cell(lambda state, x: (state, np.tanh(x)), (), XS)
     assert report.ok and not report.notes, str(report)

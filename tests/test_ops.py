@@ -94,6 +94,11 @@ def whole(x, /):
     return np.cumsum(x.ravel()).reshape(x.shape)
 
 
+def says_nothing(x, /):
+    """An exception without a word."""
+    raise ValueError
+
+
 def product(a, b, /):
     """Product."""
     return np.multiply(a, b)
@@ -114,12 +119,15 @@ PLANTED = {
     "its result shares memory with an input; declare view=True": [declare(passes_through, lambda g: g, reference=np.positive)],
     "float32 does not stay float32": [declare(double_precision, COS)],
     "its value depends on how the arrays lie in memory": [declare(order_of_memory, COS)],
-    "it raises ShapeError on a sample": [declare(raises, COS)],
+    "it raises ShapeError on a sample": [declare(raises, COS), declare(says_nothing, COS)],
     "over time it differs from a stack of calls": [
         declare(whole, lambda g, x_shape: np.reshape(np.flip(np.cumsum(np.flip(np.reshape(g, (-1,)), 0), axis=0), 0), x_shape),
                 reference=lambda x: np.cumsum(x.ravel()).reshape(x.shape)),
         declare(scaled, lambda g, by: g * by, over_time=lambda T, stacked, x, *, by: x * 2.0, **STACK)],
     "it raises ValueError over time": [declare(scaled, lambda g, by: g * by, over_time=lambda T, stacked, x, *, by: x.reshape(7), **STACK)],
+    "its sample raises ZeroDivisionError": [declare(sine, COS, sample=lambda rng: 1 / 0)],
+    "its sample gives nothing to try it on": [declare(sine, COS, sample=lambda rng: [])],
+    "it returns something else than arrays": [declare(lambda x, /: None, COS), declare(lambda x, /: [np.sin(x)], COS)],
     "the rule of x is wrong at order 1": [declare(sine, lambda g, x: g * np.cos(x) * 1.001), declare(sine, lambda g, x: g),
                                           declare(sine, lambda g, x: g * 0), declare(sine, lambda g, y: g * np.sqrt(1 - y * y)),
                                           declare(scaled, lambda g: g * 2.0, **STACK)],
@@ -162,6 +170,8 @@ def test_an_op_without_a_rule_is_found():
 def test_what_is_no_op_is_refused():
     with pytest.raises(tg.errors.ArgumentError, match="this is no op"):
         check_op(tg.gelu)
+    with pytest.raises(tg.errors.DomainError, match="no check of this order"):
+        check_op(tg.tanh, order=4)
 
 
 # ---- drawn shapes -------------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ def check_cell(cell, state=None, xs=None, *, order=3, seed=0):
     inputs left alone; derivatives of orders 1 to `order` by state, input and parameters (`gradcheck`); compiled scan =
     plain loop, values and gradients; T = 0 and T = 1; rows of a batch that do not see each other; `lengths` = each row cut
     off by itself, with nan in the padding; float32 that stays float32; memory that does not grow. Parameters are the
-    leaves of a module, or the Tensors that a function closes over. What a cell need not be (compilable, a function of
-    each row alone, fit for single precision though it closes over float64 arrays) is noted.
+    leaves of a module, the Tensors that another object holds or a function closes over. What a cell need not be (compilable,
+    a function of each row alone, fit for single precision though it closes over float64 arrays) is noted.
 
     Raises: ArgumentError when the cell cannot be called, it is not known with what, or xs has no time axis; DomainError for
     another order.
