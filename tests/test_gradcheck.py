@@ -49,6 +49,24 @@ def test_a_wrong_rule_is_found(rule, analytic):
     assert report.rows[0].verdict == "wrong"
 
 
+POLYNOMIALS = {
+    "x²": (lambda x: x * x, lambda g, x: 3 * g * x),
+    "x": (lambda x: 1 * x, lambda g, x: 1.01 * g),
+    "½x² + x": (lambda x: x * x / 2 + x, lambda g, x: g * x),
+    "x³": (lambda x: x * x * x, lambda g, x: 4 * g * x * x),
+    "x⁴": (lambda x: x * x * x * x, lambda g, x: 4 * g * x * x),
+}
+
+
+@pytest.mark.parametrize("name", POLYNOMIALS)
+@pytest.mark.parametrize("analytic", [False, True])
+@pytest.mark.parametrize("at", [[0.3, -0.7], [1.5, 2.0], [40.0, -300.0]])
+def test_a_wrong_rule_is_found_where_the_largest_step_is_exact(name, analytic, at):
+    forward, rule = POLYNOMIALS[name]
+    report = gradcheck(lambda x: tg.sum(op_with(rule, forward, analytic=analytic)(x)), np.array(at), order=1)
+    assert report.verdict == "wrong", str(report)
+
+
 @pytest.mark.parametrize("rule", WRONG_RULES.values(), ids=WRONG_RULES)
 def test_a_wrong_rule_is_found_along_directions(rule):
     report = gradcheck(lambda x: tg.sum(op_with(rule)(x)), np.tile(AT, 100), order=1)
@@ -397,6 +415,9 @@ def test_the_error_against_the_step_is_a_valley():
     assert np.all(np.isnan(tg.check.error_against_step(lambda x: tg.sum(np.abs(x)), AT + 0.1).imaginary))
     with pytest.raises(tg.errors.ArgumentError, match="no floating point input has this name"):
         tg.check.error_against_step(lambda x: tg.sum(x), AT, "y")
+    for inputs, options in ((AT, {"index": (7,)}), (AT, {"index": (0, 0)}), (AT[:0], {}), (AT, {"steps": []})):
+        with pytest.raises(tg.errors.ArgumentError, match="there is nothing to follow"):
+            tg.check.error_against_step(lambda x: tg.sum(x), inputs, **options)
 
 
 def test_power_can_be_appended():

@@ -46,6 +46,10 @@ class Estimate:
             decisive = self.errors <= 0.1 * abs(candidate - self.value)
             return bool(np.any(np.abs(self.values[decisive] - candidate) <= 2 * self.errors[decisive] + slack))
 
+    def decisive(self, candidate):
+        """The smallest step that decides between `candidate` and the value: it says most about this very point."""
+        return float(np.min(self.steps[self.errors <= 0.1 * abs(candidate - self.value)], initial=self.step))
+
     def between(self, candidate, slack):
         """Whether `candidate` lies between the one-sided derivatives: a gradient that a kink allows."""
         low, high = min(self.left, self.right), max(self.left, self.right)

@@ -206,7 +206,7 @@ class Level:
                 innocent = "its effect is below rounding"
             elif self.loose and abs(_dot(self._double(i), u) - found.numerical) <= 0.1 * apart:
                 innocent = "in double precision it is right: rounding"
-            elif not self._settled(i, u, sweep.step, found):
+            elif not self._settled(i, u, sweep.decisive(found.yours), found):
                 innocent = "it changes within the steps of the differences"
         if not innocent and self.watcher.kinks and self._right_nearby(i, u, scale):
             innocent = f"{KINK}, and the gradient is right beside it"
