@@ -1,8 +1,8 @@
 """diagnose on derivations written as people write them: texts, and mistakes made in the text.
 
-Four models that no other test has: a language model with an embedding, an LSTM whose input and state are concatenated, a leaky cell
-with an adapting threshold (a state of two parts), and a network whose last step is written out after the scan. A mistake is a pair of
-a right piece and a wrong one.
+Models that no other test has: a language model with an embedding, an LSTM whose input and state are concatenated, a leaky cell
+with an adapting threshold (a state of two parts), a network whose last step is written out after the scan,
+and one with einsum and a bias for its initial state. A mistake is a pair of a right piece and a wrong one.
 """
 
 import numpy as np
@@ -123,6 +123,27 @@ def bptt(p, x, y):
 '''
 
 
+PRODUCTS = '''
+def bptt(p, x, y):
+    sig = lambda z: 1 / (1 + np.exp(-z))
+    hs, Q = [np.repeat(p["h"][None], len(y[0]), 0)], []
+    for t in range(len(x)):
+        Q.append(x[t] + hs[t] @ p["R"])
+        hs.append(np.log1p(np.exp(Q[t])))
+    e = np.array([h @ p["v"] for h in hs[1:]]) - y
+    g = {"R": np.zeros_like(p["R"]), "v": np.zeros_like(p["v"])}
+    back = np.zeros_like(hs[0])
+    for t in reversed(range(len(x))):
+        g["v"] += e[t] @ hs[t + 1]
+        dh = np.outer(e[t], p["v"]) + back
+        da = dh * sig(Q[t])
+        g["R"] += hs[t].T @ da
+        back = da @ p["R"].T
+    g["h"] = back.sum(0)
+    return np.sum(e ** 2) / 2, g
+'''
+
+
 def language(p, tokens, targets):
     def cell(h, e):
         h = tg.tanh(e @ p["Wx"] + h @ p["Wh"] + p["b"])
@@ -163,6 +184,15 @@ def apart(p, x, y):
     return 0.5 * tg.sum(tg.square((x[-1] @ p["W"] + h @ p["U"]) @ p["V"] - y))
 
 
+def products(p, x, y):
+    def cell(h, x):
+        h = tg.softplus(x + tg.einsum("bk,kh->bh", h, p["R"]))
+        return h, tg.einsum("bh,h->b", h, p["v"])
+
+    _, out = tg.scan(cell, p["h"] + np.zeros((2, 4)), x)
+    return tg.sum(tg.square(out - y)) / 2
+
+
 rng = np.random.default_rng(0)
 n = lambda *shape: rng.normal(size=shape)
 MODELS = {
@@ -172,6 +202,7 @@ MODELS = {
     "leaky": (leaky, LEAKY, dict(U=0.7 * n(3, 3), W=0.7 * n(2, 3), V=n(3, 2), k=np.array([0.3, 0.5, 0.8]), q=np.array([0.9, 0.4, 0.2]), s0=n(4, 3)),
               (n(6, 4, 2), n(4, 2))),
     "apart": (apart, APART, dict(W=0.6 * n(3, 4), U=0.6 * n(4, 4), V=n(4, 2), h0=n(2, 4)), (n(6, 2, 3), n(2, 2))),
+    "products": (products, PRODUCTS, dict(R=0.4 * n(4, 4), v=n(4), h=n(4)), (n(5, 2, 4), n(5, 2))),
 }
 # a model, a right piece, a wrong one, the words that must be said, and the gradients in which they must be found
 MISTAKES = [
@@ -207,6 +238,12 @@ MISTAKES = [
     ("apart", "h[t].T @ dz", "h[t - 1].T @ dz", "in the loop and in the step after it, is derived with the state of one step too early", "U"),
     ("apart", "x[t].T @ dz", "x[t - 1].T @ dz", "in the loop and in the step after it, is derived with its value of one step too early", "W"),
     ("apart", "g[\"W\"] +=", "g[\"W\"] =", "gradient of the first step only", "W"),
+    ("products", "dh = np.outer(e[t], p[\"v\"]) + back", "dh = np.outer(e[t], p[\"v\"])", "carry not propagated", "R h"),
+    ("products", "da @ p[\"R\"].T", "da @ p[\"R\"]", "transpose is missing", "R h"),
+    ("products", "hs[t].T @ da", "hs[t + 1].T @ da", "formed with the state of one step too late", "R"),
+    ("products", "sig(Q[t])", "(Q[t] > 0)", "that of relu", "R h"),
+    ("products", "back.sum(0)", "back", "not summed over axis 0: it has the shape (2, 4), the parameter (4,)", "h"),
+    ("products", "back.sum(0)", "back.mean(0)", "divided by B = 2", "h"),
 ]
 
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 from functools import partial
 
 from .breakage import ACTIVATIONS, BIAS, INDEX, STATE, both
+from .bugs_gates import of_gates
 from .bugs_outside import of_continued, of_sequences
 from .bugs_rules import of_site
-from .bugs_time import of_carries, of_consumers, of_entries, of_errors, of_gates, of_uses
+from .bugs_time import of_carries, of_consumers, of_entries, of_errors, of_uses
 
 
 def catalogue(graph, rare=False):

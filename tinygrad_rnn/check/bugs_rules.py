@@ -41,6 +41,8 @@ _OTHERS = {
     "tanh": {"1 − y": lambda y: 1 - y, "1 + y²": lambda y: 1 + y * y, "y (1 − y), that of sigmoid": lambda y: y * (1 - y)},
     "sigmoid": {"1 − y², that of tanh": lambda y: 1 - y * y, "1 − y": lambda y: 1 - y, "y": lambda y: y, "y (1 + y)": lambda y: y * (1 + y)},
     "relu": {"1 for every unit": lambda y: np.ones_like(y)},
+    "softplus": {"1 where the input is positive, that of relu": lambda y: 1.0 * (y > np.log(2)),
+                 "σ (1 − σ), that of sigmoid": lambda y: np.exp(-y) * -np.expm1(-y)},
 }
 
 

@@ -1,11 +1,10 @@
-"""Mistakes in what is handed back in time: a carry lost, cut, replaced; errors of the wrong step; gates exchanged.
+"""Mistakes in what is handed back in time: a carry lost, cut, replaced; errors of the wrong step.
 
 Knows the edges between steps and the values with several users. Refuses to know what one call's rule says: `bugs_rules` does.
 Below it: breakage, diagnose_graph.
 """
 
 from collections import defaultdict
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +16,6 @@ from .breakage import (
     CLIPPED,
     CUT,
     DOUBLE,
-    GATES,
     LAST_ERROR,
     MISSING,
     PATH,
@@ -78,6 +76,10 @@ def of_carries(graph):
         if k <= 10 or T <= 12:  # each takes a walk for every step
             yield Breakage(CUT, "the state", f"the error of each step is carried back over {k} steps and no further (a sliding window, k = {k})", {},
                            2 if k <= 3 else 3, window=k)
+    for words, part in groups.items() if len(groups) > 1 else ():
+        for k in range(1, T - 1) if words != "the state" else ():
+            yield Breakage(CUT, words, f"what is handed back to {words} is cut: nothing passes from the last {k + 1} steps to those before (k = {k})",
+                           _drops((i, slot) for i, slot in part if graph.where[i][1] == T - 1 - k), 2)
     for size in range(2, T):
         chunk = [(i, slot) for i, slot in edges if graph.where[i][1] % size == 0]
         yield Breakage(CUT, "the state", f"the carry is cut between chunks of {size} steps", _drops(chunk), 2)
@@ -239,62 +241,3 @@ def _summed_states(graph):
                                    resaved(graph, source, {i: np.sum(states[1:], axis=0)}), 2)
                     yield Breakage(STATE, label, f"{label} uses the state of one step too early", resaved(graph, source, {i: states[-2]}), 1)
                     yield Breakage(STATE, label, f"{label} uses the initial state in place of the last one", resaved(graph, source, {i: states[0]}), 2)
-
-
-# ---- gates --------------------------------------------------------------------------------------------------
-
-
-def of_gates(graph):
-    """Two gates of a cell whose cotangents change places."""
-    groups = defaultdict(list)
-    for site, nodes in graph.sites.items():
-        first = nodes.get(0)
-        if site[0] is None or first is None:
-            continue
-        if site[1] in ACTIVATIONS:
-            groups[graph.nodes[first].shape, "pre-activations"].append({p: graph.parents[i][0] for p, i in nodes.items()})
-        elif site[1] == "getitem" and graph.parents[first] and graph.parents[first][0] not in graph.before:
-            groups[graph.nodes[first].shape, "slices"].append(nodes)
-    done = set()
-    for rows in groups.values():
-        for a in range(len(rows)):
-            for b in range(a):
-                pairs = {rows[a][p]: rows[b][p] for p in rows[a] if p in rows[b] and None not in (rows[a][p], rows[b][p]) and rows[a][p] != rows[b][p]}
-                key = frozenset(frozenset(pair) for pair in pairs.items())
-                if not pairs or key in done:
-                    continue
-                done.add(key)
-                order = _order(graph, pairs)
-                names = " and ".join(graph.label(i) for i in next(iter(pairs.items())))
-                swap = Breakage(GATES, names, f"two gates are swapped: the cotangents of {names} have changed places", {}, 1,
-                                order=tuple(order or ()), exchange=pairs | {v: k for k, v in pairs.items()})
-                if order is not None:
-                    yield swap
-                yield replace(swap, scope="local", order=())
-
-
-def _order(graph, pairs):
-    """Nodes, users first, such that both of a pair are complete before either is used; None when that cannot be."""
-    users = [set() for _ in graph.nodes]
-    for i, parents in enumerate(graph.parents):
-        for j in parents:
-            if j is not None:
-                users[j].add(i)
-    for i, j in pairs.items():
-        both = (users[i] | users[j]) - {i, j}
-        users[i], users[j] = both, set(both)
-    left = [len(u) for u in users]
-    uses = [[] for _ in graph.nodes]
-    for j, who in enumerate(users):
-        for i in who:
-            uses[i].append(j)
-    ready = [i for i, n in enumerate(left) if n == 0]
-    order = []
-    while ready:
-        i = ready.pop()
-        order.append(i)
-        for j in uses[i]:
-            left[j] -= 1
-            if left[j] == 0:
-                ready.append(j)
-    return order if len(order) == len(graph.nodes) else None

@@ -24,11 +24,11 @@ class Point:
         self._catalogue = None
 
     def _tolerance(self, name):
-        """What rounding may do: 1e-8 of the gradient (1e-4 in float32) and 1e-12 of the terms that it is a sum of."""
+        """What rounding may do: 1e-8 of the gradient (1e-4 in float32), 1e-13 of the largest one, and 1e-12 of what was given."""
         single = self.graph.values[name].dtype == np.float32 or self.given[name].dtype == np.float32
         largest = max((_size(g) for g in self.right.values()), default=0.0)
-        own = _size(self.right[name])
-        return (1e-4 * own + 1e-6 * largest) if single else 1e-8 * own + 1e-13 * largest
+        own, given = _size(self.right[name]), _size(self.given[name])
+        return 1e-4 * own + 1e-6 * largest + 1e-5 * given if single else 1e-8 * own + 1e-13 * largest + 1e-12 * given
 
     def matches(self, grads, name):
         return close(grads[name], self.given[name], self.tolerance[name])

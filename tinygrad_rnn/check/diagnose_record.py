@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import trees
+from ..ops.linear import einsum_, matmul
 from ..scan import step as time_index
 from ..tensor import Tensor, mode
 
@@ -47,6 +48,8 @@ class Watcher:
         self.calls = []
 
     def record(self, op, args, statics):
+        if op is einsum_ and _is_product(statics["subscripts"]):
+            op, statics = matmul, {}
         y = op.apply(args, statics, mode.get().grad)
         self.calls.append(Call(op, args, statics, y, time_index.get()))
         return y
@@ -54,6 +57,13 @@ class Watcher:
     def enter(self, cell):
         """A cell whose every step makes the same calls: also of an initial state or input that is a plain array."""
         return lambda state, x: cell(trees.map(_tensor, state), trees.map(_tensor, x))
+
+
+def _is_product(subscripts):
+    """Whether an einsum is a matrix product, "bi,ih->bh", which is what people make mistakes in."""
+    terms, _, out = subscripts.partition("->")
+    a, _, b = terms.partition(",")
+    return len(b) == 2 and len(a) >= 2 and a[-1] == b[0] and out == a[:-1] + b[1] and len({*a, *b}) == len(a) + 1
 
 
 def _tensor(leaf):

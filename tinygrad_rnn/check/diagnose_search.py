@@ -6,11 +6,12 @@ diagnose_report, breakage, diagnose_graph.
 """
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 
 from . import diagnose_evidence as evidence
-from .breakage import SCOPES, Breakage, broken, options
+from .breakage import SCALED, SCOPES, Breakage, broken, options
 from .diagnose_delta import Base
 from .diagnose_report import Finding
 from .diagnose_tensors import View, alterations, clipped_together, close
@@ -72,14 +73,16 @@ class Search:
                 return False
             with np.errstate(all="ignore"):
                 value = view.grads[name] if alteration is None else alteration.make(view, name)
-            if not close(value, point.given[name], point.tolerance[name]):
-                return False
+                if not (alteration and alteration.told or close)(point.given[name], value, point.tolerance[name]):
+                    return False
         return True
 
     # ---- one round ------------------------------------------------------------------------------------------
 
     def _round(self):
         groups = self._altered(self.common)
+        if len(self.main.given) > 1:  # the factor of a loss is in more than one gradient
+            groups = {key: (replace(a, rank=a.rank + 1.5) if a.kind == SCALED and len(names) == 1 else a, names) for key, (a, names) in groups.items()}
         whole = [a for a, names in groups.values() if len(names) == len(self.left) and a.rank <= 1]
         if whole:
             best = min(whole, key=lambda a: a.rank)
@@ -116,7 +119,7 @@ class Search:
         for name in self.left:
             with np.errstate(all="ignore"):
                 for a in (*alterations(view, name, self.main.given[name], self.sizes), *clipped_together(view, self.main.given, len(self.points) > 1)):
-                    if close(a.make(view, name), self.main.given[name], self.main.tolerance[name]) and self.fits(name, breakages, a):
+                    if self.fits(name, breakages, a):
                         groups.setdefault(a.key, (a, []))[1].append(name)
         return groups
 

@@ -8,6 +8,7 @@ breakage, diagnose_graph.
 import itertools
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Alteration:
     rank: float
     make: object
     step: object = None
+    told: object = None  # where what was given has not the shape of a gradient: a function of both that says whether it fits
 
     @property
     def key(self):
@@ -273,8 +275,13 @@ def _of_another_shape(view, name, given):
         if _same_but_ones(given.sum(axis=axes).shape, grad.shape) and np.allclose(given.sum(axis=axes).reshape(grad.shape), grad, rtol=1e-7, atol=1e-12):
             summed = f"the gradient is not summed over axis {', '.join(map(str, axes))}"
             yield Alteration(BIAS, f"{summed}: it has the shape {given.shape}, the parameter {grad.shape}", 0,
-                             lambda v, n: given)
+                             lambda v, n: v.grads[n], told=partial(_summed, axes))
             return
+
+
+def _summed(axes, given, grad, tolerance):
+    total = given.sum(axis=axes) if given.ndim > max(axes) else given
+    return _same_but_ones(total.shape, grad.shape) and close(total.reshape(grad.shape), grad, tolerance)
 
 
 def _same_but_ones(a, b):
