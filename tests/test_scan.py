@@ -108,6 +108,11 @@ def test_no_steps(compiled, options):
     assert grads["xs"].shape == (0, B, I) and not grads["W"].any()
 
 
+@pytest.mark.parametrize("options", [{}, dict(checkpoint=2)], ids=str)
+def test_what_no_step_computes_warns_of_nothing(options):
+    assert tg.scan(lambda s, x: (s, 1.0 / x), h0, xs[:0, :, :1], **options)[1].shape == (0, B, 1)
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 def test_no_rows(compiled):
     grads = tg.grad(lambda p: loss(p, compiled=compiled, lengths=np.zeros(0, int)))(at | {"h0": h0[:0], "xs": xs[:, :0]})
@@ -189,7 +194,8 @@ def test_nested_scans():
     both(mixed, {k: at[k] for k in ("U", "b", "h0", "xs")}, orders=(1,))
 
 
-PAIRS = [dict(reverse=True), dict(checkpoint=2), dict(truncate=(2, 3)), dict(truncate=(1, 2), checkpoint="sqrt", reverse=True)]
+PAIRS = [dict(lengths=np.array([2, 0, 1]), reverse=True), dict(reverse=True), dict(checkpoint=2),
+         dict(truncate=(2, 3)), dict(truncate=(1, 2), checkpoint="sqrt", reverse=True)]
 
 
 @pytest.mark.parametrize("outside", [*PAIRS, dict(lengths=np.array([4, 1, 0]), checkpoint=2)], ids=str)
@@ -289,9 +295,10 @@ def test_checkpoint_keeps_fewer_states(compiled):
     """The most that forward and backward hold at once, in states: it grows with T, or with √T."""
     import tracemalloc
 
-    def held(checkpoint, steps):
+    def held(checkpoint, steps, order=1):
         workspace.clear()
         f = lambda h: tg.sum(tg.scan(lambda h, x: (tg.tanh(h * x), None), h, np.ones(steps), checkpoint=checkpoint, compiled=compiled)[0])
+        f = f if order == 1 else lambda h, f=f: tg.sum(tg.grad(f)(h))
         tracemalloc.start()
         tg.grad(f)(np.ones(1000))
         peak = tracemalloc.get_traced_memory()[1]
@@ -302,6 +309,7 @@ def test_checkpoint_keeps_fewer_states(compiled):
         growth = held(checkpoint, 1600) / held(checkpoint, 400)
         assert low < growth < high, (checkpoint, growth)
     assert held("sqrt", 1600) < held(None, 1600) / 8
+    assert held("sqrt", 1600, order=2) < 2.5 * held("sqrt", 400, order=2)
 
 
 # ---- truncation ---------------------------------------------------------------------------------------------
@@ -488,6 +496,14 @@ def test_sequences_that_do_not_fit():
     assert text_of(ArgumentError, lambda: tg.scan(elman(at), h0, None)) == (
         "scan(cell, state, xs): neither xs nor length says how many steps\n"
         "Pass length=T when there are no xs.")
+
+
+@pytest.mark.parametrize("length", [-1, 2.0, "3"])
+def test_a_length_that_is_none(length):
+    assert text_of(DomainError, lambda: tg.scan(lambda h, x: (h, h), h0, None, length=length)) == (
+        "scan(cell, state, xs): length is not a number of steps\n"
+        f"  length  {length!r}\n"
+        "Pass an int, 0 or more.")
 
 
 def test_lengths_that_do_not_fit():

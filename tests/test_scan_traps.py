@@ -80,6 +80,43 @@ def test_a_random_draw_would_be_frozen():
         "Pass what changes (counters, noise, masks) in state or xs, or use compiled=False.")
 
 
+def test_a_draw_that_begins_later_would_be_frozen_too():
+    """What a repeated call closes over is looked at again where the cell may have made it itself."""
+    draws = np.random.default_rng(0)
+
+    def cell(h, x):
+        return h * (draws.normal(size=H) if noise else np.ones(H)), h
+
+    def scaled(h, x):
+        return h * (draws.normal() if noise else 0.5), h
+
+    def returned(h, x):
+        return h, draws.normal(size=H) if noise else np.ones(H)
+
+    for one in (cell, scaled, returned):
+        noise = False
+        for _ in range(2):
+            tg.scan(one, h0, xs)
+        noise = True
+        with pytest.raises(TraceError, match="closes over a value that changes from step 0 to step 1"):
+            tg.scan(one, h0, xs)
+    tg.scan(cell, h0[:2], xs[:1, :2])  # a single step cannot be compared with another
+    with pytest.raises(TraceError, match="closes over a value that changes from step 0 to step 1"):
+        tg.scan(cell, h0[:2], xs[:, :2])
+
+
+def test_an_array_that_the_cell_writes_into_would_be_frozen():
+    count = np.zeros(H)
+
+    def cell(h, x):
+        count[...] += 1
+        return h * count, h
+
+    for _ in range(2):
+        with pytest.raises(TraceError, match="closes over a value that changes from step 0 to step 1"):
+            tg.scan(cell, h0, xs)
+
+
 @pytest.mark.parametrize("kind", ["number", "array", "branch"])
 def test_a_step_counter_would_be_frozen(kind):
     def cell(h, x):

@@ -450,6 +450,11 @@ class _Again:
         return "checkpoint"
 
     def pull(self, g, saved, into):
+        """The cotangents; where they will be differentiated in their turn, this pass keeps none of its intermediates either."""
+        run = checkpoint(self._again) if any(isinstance(one, Tensor) for one in g) else self._again
+        return run(list(saved), list(g))
+
+    def _again(self, saved, g):
         with switched(grad=True):
             fresh = [value if at == UNTRACKED else _fresh(value) for value, at in zip(saved, self.sources)]
             ys = trees.flatten(self.f(*trees.unflatten(self.structure, fresh)))[0]

@@ -14,6 +14,7 @@ gradients, ops, trees.
 """
 
 import math
+import weakref
 from contextvars import ContextVar
 
 import numpy as np
@@ -89,6 +90,8 @@ def _steps(xs, length):
     """The number of steps, which every leaf of xs must agree on."""
     if length is None and type(xs) in (Tensor, np.ndarray) and xs.ndim:
         return xs.shape[0]
+    if length is not None and (not isinstance(length, (int, np.integer)) or length < 0):
+        raise DomainError(message(_WHO, "length is not a number of steps", {"length": repr(length)}, "Pass an int, 0 or more."))
     leaves = trees.flatten(xs)[0]
     sizes = {np.shape(leaf)[:1] for leaf in leaves} | ({(length,)} if length is not None else set())
     if len(sizes) == 1 and () not in sizes:
@@ -158,7 +161,8 @@ def _no_outputs(cell, state, xs):
     """T = 0: run the cell on zeros to learn the shapes of its outputs."""
     zeros = trees.map(lambda x: np.zeros(x.shape[1:], x.dtype), xs)
     state = trees.map(lambda s: np.zeros(s.shape, s.dtype), state)
-    _, y = checked(cell(state, zeros), state, trees.flatten(state)[1], 0)
+    with np.errstate(all="ignore"):
+        _, y = checked(cell(state, zeros), state, trees.flatten(state)[1], 0)
     return trees.map(lambda leaf: np.zeros((0, *np.shape(leaf)), getattr(leaf, "dtype", float)), y)
 
 
@@ -204,21 +208,24 @@ def _compiled(cell, state, xs, times):
     code = code_of(cell)
     seen = (id(code), n, structure, xs_structure, *[x.shape for x in arrays], *[x.dtype for x in arrays])
     _, known = _known.get(seen, (code, None))
-    closed = None if known is None else known.followed(cell, structure, xs_structure)
+    closed, traced = None if known is None else known.followed(cell, structure, xs_structure), None
     if closed is None:
         traced = Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
         known, closed = _programs.get(traced.key), [obj for _, obj in traced.tracer.closed]
         if known is None:
             known = Known(traced)
-            if len(times) > 1:
-                traced.compare(Trace(cell, [out._array if isinstance(out, Tensor) else np.asarray(out) for out in traced.after],
-                                     structure, leaves, xs_structure, 1, times[1]))
             if len(_programs) >= _MOST_PROGRAMS:
                 _programs.clear()
             _programs[traced.key] = known
         if len(_known) >= _MOST_PROGRAMS:
             _known.clear()
         _known[seen] = code, known
+    trail = [_trail(obj) for obj in closed]
+    if len(times) > 1 and not known.expects(trail):  # the cell itself may have made it: would it do the same at the next step?
+        traced = traced or Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
+        traced.compare(Trace(cell, [out._array if isinstance(out, Tensor) else np.asarray(out) for out in traced.after],
+                             structure, leaves, xs_structure, 1, times[1]))
+        known.trail = trail
     out = run_loop(*states, *leaves, *closed, loop=known.loop, T=len(times))
     return trees.unflatten(structure, out[:n]), trees.unflatten(known.y_structure, out[n:])
 
@@ -228,12 +235,32 @@ def _compiled(cell, state, xs, times):
 _known = {}
 
 
+def _trail(obj):
+    """(array or number, what is seen of it): what something closed over is recognised by; a tracked Tensor need not be."""
+    if type(obj) is Tensor:
+        if obj._node is not None:
+            return None, None
+        obj = obj._array
+    if not isinstance(obj, np.ndarray) or not obj.ndim:
+        return np.asarray(obj).item(), None
+    if type(obj.base) is np.ndarray:
+        return weakref.ref(obj.base), (obj.strides, obj.__array_interface__["data"])
+    return weakref.ref(obj), None
+
+
 class Known:
     """What a trace is remembered by: its loop, and what a later run of the cell is compared with."""
 
     def __init__(self, trace):
         self.loop, self.y_structure, self.n_states = trace.loop(), trace.y_structure, len(trace.states)
         self.recorded = Recorded(trace.tracer, trace.values, [*trace.states, *trace.ys])
+        self.trail: list | None = None  # what the cell closed over when two of its steps were last compared
+
+    def expects(self, trail):
+        """Whether two steps were compared when the cell closed over just this."""
+        return self.trail is not None and all([
+            (now is before or type(now) is not weakref.ref and now == before) and seen == as_before
+            for (now, seen), (before, as_before) in zip(trail, self.trail)])
 
     def followed(self, cell, structure, xs_structure):
         """What the cell closes over, if it does what it did before; None if it departs from that."""
@@ -269,6 +296,7 @@ class Trace:
         self.after = trees.flatten(after)[0]
         ys, self.y_structure = trees.flatten(y)
         self.states, self.ys = [tracer.value(leaf) for leaf in self.after], [tracer.value(leaf) for leaf in ys]
+        self.closed = [obj if type(obj) is Tensor else np.array(obj) for _, obj in tracer.closed]  # (the cell may write into an array)
         self.key = (code_of(cell), structure, xs_structure, self.y_structure, tuple(tracer.key),
                     tuple([(v.shape, v.dtype) for v in self.values]), tuple([(v.number, v.shape, v.dtype) for v, _ in tracer.closed]),
                     tuple([v.number for v in (*self.states, *self.ys)]))
@@ -280,7 +308,7 @@ class Trace:
 
     def compare(self, other):
         """Refuse a cell that would not do the same at the next step."""
-        same = self.key == other.key and all(_same(a, b) for (_, a), (_, b) in zip(self.tracer.closed, other.tracer.closed))
+        same = self.key == other.key and all(map(_same, self.closed, other.closed))
         if not same:
             what = "closes over a value that changes" if self.key == other.key else "makes other calls"
             raise TraceError(message(_WHO, f"the cell {what} from step {self.t} to step {other.t}", {"cell": self.tracer.name},
@@ -313,13 +341,12 @@ def _with_lengths(cell, state, xs, lengths, T):
     rows = np.where(lengths > 0, np.arange(B), np.argmax(lengths) if B else 0)
     times = np.minimum(np.arange(T)[:, None], np.maximum(lengths[rows] - 1, 0))
 
-    def real(name, x):
+    def filled(name, x):
         if np.shape(x)[1:2] != (B,):
             raise ShapeError(message(_WHO, f"{name} has no batch axis of the size of lengths", {name: np.shape(x), "lengths": (B,)},
                                      "Give every leaf of xs the shape (T, B, …)."))
-        plain = stop_gradient(x)
-        plain = plain._array if isinstance(plain, Tensor) else np.asarray(plain)
-        return where(_against(active, x), x, plain[times, rows] if lengths.any() else np.ones_like(plain))
+        real = stop_gradient(x)[times, rows] if lengths.any() else np.ones(np.shape(x), x.dtype)
+        return where(_against(active, x), x, real)
 
     def masked(state, x_and_active):
         x, active = x_and_active
@@ -333,7 +360,7 @@ def _with_lengths(cell, state, xs, lengths, T):
 
     structure = trees.flatten(state)[1]
     leaves, xs_structure = trees.flatten(xs)
-    xs = trees.unflatten(xs_structure, [real(name, x) for name, x in zip(trees.paths(xs, "xs"), leaves)])
+    xs = trees.unflatten(xs_structure, [filled(name, x) for name, x in zip(trees.paths(xs, "xs"), leaves)])
     return masked, (xs, active)
 
 
