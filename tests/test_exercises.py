@@ -27,6 +27,7 @@ def test_the_solution_passes(graded, name):
 def test_the_skeleton_runs_and_is_all_wrong(tmp_path, name):
     path = exercises.write(name, path=tmp_path / "mine.py", seed=1)
     report = exercises.grade(path)
+    assert {f.bug for f in exercises.grade(path, hint=True).diagnosis.findings} <= {"gradient is zero", "initial state's gradient lost"}
     assert not report and not report.right and not report.problem and "grade mine.py" in path.read_text(encoding="utf-8")
 
 

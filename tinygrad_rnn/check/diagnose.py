@@ -161,7 +161,7 @@ class _Case:
                 self.main = elsewhere[0]
                 wrong = self._wrong(self.main)
         if not wrong:
-            if not self.same_loss:
+            if not self.same_loss and not self.findings:
                 self.notes.append(f"the loss by hand is {value:.10g}, the loss is {graph.loss:.10g}; the gradients are those of the loss")
             return self._report([])
         solution, unnamed = self._search(wrong) if name else ([], wrong)

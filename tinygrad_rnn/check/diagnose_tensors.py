@@ -216,7 +216,7 @@ def clipped_together(view, given, any_bound):
         return
     bound, own = norm(given), norm(view.grads)
     usual = [b for b in BOUNDS if abs(bound / b - 1) < 1e-9]
-    if bound < own * (1 - 1e-9) and (usual or any_bound):
+    if 0 < bound < own * (1 - 1e-9) and (usual or any_bound):
         yield Alteration(CLIPPED, f"all gradients together are clipped to norm {usual[0] if usual else bound:g}", 0 if usual else 1,
                          lambda v, n: v.grads[n] * min(1.0, bound / norm(v.grads)))
 
