@@ -94,8 +94,11 @@ def test_values_can_be_looked_at_but_not_written():
             view[0] = 5.0
     with pytest.raises(LostGradientError) as caught:
         x[0] = 5.0
-    assert str(caught.value) == ("tensor[index] = value: a Tensor is read-only, its graph may need the old values\n  shape  (2,)\n"
-                                 "Use where, concatenate or stack to build a new one.")
+    assert str(caught.value) == ("tensor[index] = value: a Tensor is read-only, its graph may need the old values\n"
+                                 "  shape    (2,)\n  kept by  no op so far\nUse where, concatenate or stack to build a new one.")
+    _ = x * tg.tanh(x)
+    with pytest.raises(LostGradientError, match="\\n  kept by  multiply\\n"):
+        x[0] = 5.0
     assert x.tolist() == [1.0, 2.0]
 
 

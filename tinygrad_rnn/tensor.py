@@ -10,6 +10,7 @@ derivative rules asked for and nothing else, so an intermediate that no rule nee
 
 import contextlib
 import dis
+import gc
 import itertools
 import sys
 from contextvars import ContextVar
@@ -318,7 +319,8 @@ class Tensor:
 
     def __setitem__(self, index, value):
         raise LostGradientError(message("tensor[index] = value", "a Tensor is read-only, its graph may need the old values",
-                                        {"shape": self.shape}, "Use where, concatenate or stack to build a new one."))
+                                        {"shape": self.shape, "kept by": _keepers(self._array)},
+                                        "Use where, concatenate or stack to build a new one."))
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         function = self.numpy_table.get(ufunc)
@@ -358,6 +360,12 @@ def _restored(array, requires_grad, grad):
     if grad is not None:
         out.grad = grad
     return out
+
+
+def _keepers(array):
+    """The ops that saved an array for their backward; looked for only when somebody is about to write into it."""
+    nodes = [node for node in gc.get_objects() if type(node) is Node and type(node.saved) is tuple]
+    return ", ".join(sorted({str(node.plan) for node in nodes if any(value is array for value in node.saved)})) or "no op so far"
 
 
 def tracked(value):
