@@ -235,11 +235,15 @@ def _compiled(cell, state, xs, times):
 _known = {}
 
 
+_THERE = None, None
+
+
 def _trail(obj):
-    """(array or number, what is seen of it): what something closed over is recognised by; a tracked Tensor need not be."""
+    """(array or number, what is seen of it): what something closed over is recognised by. A Tensor that is tracked or that an
+    outer trace made need not be: it was there before the cell ran."""
     if type(obj) is Tensor:
-        if obj._node is not None:
-            return None, None
+        if obj._node is not None or getattr(obj, "_trace", None) is not None:
+            return _THERE
         obj = obj._array
     if not isinstance(obj, np.ndarray) or not obj.ndim:
         return np.asarray(obj).item(), None
