@@ -209,6 +209,12 @@ def through_time(g, x, w):
     return dx, dw
 
 
+def latest(g, x):
+    top, out = np.maximum.accumulate(x), np.zeros_like(x)
+    np.add.at(out, np.maximum.accumulate(np.where(x == top, np.arange(len(x)), 0)), g)
+    return out
+
+
 def attention(q, k, v):
     return softmax(q @ k.T) @ v
 
@@ -405,6 +411,7 @@ RIGHT = {
     "outer": (np.outer, lambda g, a, b: (g @ b, a @ g), (n4, n5)),
     "mean": (np.mean, lambda g, x: (np.full_like(x, g / x.size),), (n34,)),
     "median": (lambda x: np.sort(x)[len(x) // 2], lambda g, x: (g * (np.arange(len(x)) == np.argsort(x, kind="stable")[len(x) // 2]),), (n5,)),
+    "running maximum": (np.maximum.accumulate, lambda g, x: (latest(g, x),), (n4,)),
     "convolution that exchanges its arguments": (conv, lambda g, x, w: (np.convolve(g, w[::-1]), np.convolve(x, g[::-1], "valid")[::-1]), (n5, n4[:3])),
     "an unrolled network": (unrolled, through_time, (rng.normal(size=(5, 3)), 0.5 * n33)),
     "attention": (attention, attention_rule, (rng.normal(size=(3, 2)), rng.normal(size=(4, 2)), rng.normal(size=(4, 5)))),

@@ -41,7 +41,7 @@ def error_against_step(f, inputs, name=None, index=None, *, steps=None):
     Shapes: `inputs` as for `gradcheck`; `name` is a gradient's name as its report prints it (default: the first), `index`
     an entry (default: the one with the largest gradient). `steps` are lengths, by default 1 … 1e-16 in halves of decades.
 
-    Raises: ArgumentError for a name that is no input.
+    Raises: ArgumentError for a name that is no input, an index that is no entry of it, and without steps.
 
     Example:
         >>> curve = tg.check.error_against_step(lambda x: tg.sum(np.exp(x)), np.ones(3))
@@ -55,6 +55,12 @@ def error_against_step(f, inputs, name=None, index=None, *, steps=None):
         raise ArgumentError(message("error_against_step(f, inputs, name)", "no floating point input has this name",
                                     {"name": name, "inputs": ", ".join(subject.names)}, "Use one of these names."))
     i = subject.names.index(name) if name is not None else 0
+    shape = subject.point[i].shape
+    inside = index is None or len(index) == len(shape) and all(-n <= k < n for k, n in zip(index, shape))
+    if not inside or 0 in shape or steps is not None and not np.size(steps):
+        raise ArgumentError(message("error_against_step(f, inputs, name, index)", "there is nothing to follow",
+                                    {"name": subject.names[i], "shape": shape, "index": index, "steps": "default" if steps is None else np.size(steps)},
+                                    "Pass the index of an entry, and steps to try."))
     g = subject.gradient(subject.point)[i]
     index = tuple(int(k) for k in np.unravel_index(np.argmax(np.abs(g)), g.shape)) if index is None else index
     exact, unit = float(g[index]), np.zeros(g.shape)

@@ -154,15 +154,18 @@ class _Point:
 
         A kink shows in the one-sided differences. Where several entries tie (the median of equal numbers) it need not:
         then the derivatives beside the point stay apart however near they are."""
-        if sweep.kink:
-            seen = [sweep.left, sweep.right, *self._beside(units, scale, size, 1e-3, 24)]
-        else:
-            far, near = self._beside(units, scale, size, 1e-3, 24), self._beside(units, scale, size, 1e-5, 48)
+        seen = [sweep.left, sweep.right]
+        if not sweep.kink:
+            far, near = self._beside(units, scale, size, 1e-3, 24), self._beside(units, scale, size, 1e-5, 24)
             if not np.ptp(near) > max(0.3 * np.ptp(far), 0.1 * abs(yours - sweep.value)):
                 return False
             seen = [sweep.value, *far, *near]
-        low, high = min(seen), max(seen)
-        return not np.isfinite(low + high) or low - 0.1 * (high - low) - allowed <= yours <= high + 0.1 * (high - low) + allowed
+        for _ in range(8):  # of many pieces that meet here, each has to be come upon
+            seen += self._beside(units, scale, size, 1e-3, 12)
+            low, high = min(seen), max(seen)
+            if not np.isfinite(low + high) or low - 0.1 * (high - low) - allowed <= yours <= high + 0.1 * (high - low) + allowed:
+                return True
+        return False
 
     def _excusable(self, units, scale, index, sweep):
         """Whether a right rule may be nan here: at a kink where several entries meet (a norm at the origin, but not the
