@@ -76,3 +76,29 @@ def test_jax_over_every_recurrence_at_first_order():
     engine = Engine("jax", jax.numpy.asarray, np.asarray, lambda f: lambda *xs: jax.grad(f, argnums=tuple(range(len(xs))))(*xs), jax.numpy, jax.jvp)
     report = check_scan(jax.lax.scan, engine, steps=(3,), orders=1)
     assert report.ok, str(report)
+
+
+def test_the_scan_of_pytensor_passes():
+    pytensor = pytest.importorskip("pytensor")
+    pt = pytensor.tensor
+    parts, like = lambda tree: tree if isinstance(tree, tuple) else (tree,), lambda tree, new: tuple(new) if isinstance(tree, tuple) else new[0]
+
+    def scan(cell, state, xs, reverse=False):
+        y = cell(state, like(xs, [x[0] for x in parts(xs)]))[1]  # how many outputs there are must be known beforehand
+        n, m = len(parts(state)), len(parts(xs))
+
+        def step(*args):
+            new, y = cell(like(state, args[m:m + n]), like(xs, args[:m]))
+            return [*parts(new), *parts(y)]
+
+        info = [*parts(state), *[None] * len(parts(y))]
+        rows = pytensor.scan(step, sequences=list(parts(xs)), outputs_info=info, go_backwards=reverse, return_updates=False)
+        return like(state, [row[-1] for row in rows[:n]]), like(y, [row[::-1] if reverse else row for row in rows[n:]])
+
+    def grad(f):
+        return lambda *xs: pytensor.grad(f(*xs), list(xs), disconnected_inputs="ignore", return_disconnected="zero")
+
+    engine = Engine("pytensor", pytensor.shared, lambda t: np.asarray(t.eval()), grad, pt)
+    with pytensor.config.change_flags(mode="FAST_COMPILE", cxx=""):
+        report = check_scan(scan, engine, steps=(2,), orders=1, recurrences=("weights closed over", "states that change places", "reverse"))
+    assert report.ok and not report.notes, str(report)
