@@ -192,13 +192,13 @@ class StepText:
     def _tally(self, call, texts):
         """A sum over time that a block adds to; the first block's product is the sum itself."""
         (out,) = call.outs
-        total = self.name(out)
-        self.head.append(f"{total} = np.zeros({tuple_text(out.shape)}, {dtype_text(out)})")
+        total, place = self.name(out), f"({tuple_text(out.shape)}, {dtype_text(out)})"
         if call.op.name == "sum":
+            self.head.append(f"{total} = np.zeros{place}")
             self.block.append(f"{total} += {spell(call, texts)[0]}")
             return
         part = self.fresh(total + "_b")
-        self.head.append(f"{part} = np.empty({tuple_text(out.shape)}, {dtype_text(out)})")
+        self.head += [f"{total} = (np.empty if T else np.zeros){place}", f"{part} = np.empty{place}"]
         self.block += [f"np.dot({', '.join(text for text, _ in texts)}, {total} if first else {part})", "if not first:", f"    {total} += {part}"]
 
     # ---- where results are kept -----------------------------------------------------------------------------------
