@@ -22,6 +22,7 @@ from .spelling import kernels, spell
 from .tensor import Tensor, mode, switched
 
 _MOST_PROGRAMS = 64  # of one function
+_SPREAD = 1 << 16  # elements up to which a repeated constant is worth its memory: strides of 0 are slow
 
 
 def compiled(f) -> Any:
@@ -183,7 +184,8 @@ def _once(calls, same):
         if key in seen:
             same.update(zip(call.outs, seen[key]))
         elif not any(isinstance(a, Value) for a in args) and len(call.outs) == 1:
-            same[call.outs[0]] = np.asarray(call.op.forward(*args, **call.statics))
+            made = np.asarray(call.op.forward(*args, **call.statics))
+            same[call.outs[0]] = made if made.size > _SPREAD else np.ascontiguousarray(made).reshape(made.shape)
         else:
             seen[key] = call.outs
             kept.append(Call(call.op, args, call.statics, call.outs))
