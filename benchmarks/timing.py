@@ -16,7 +16,7 @@ from datetime import date
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)  # cpu: for a machine on which others work meanwhile
-SHORTEST = 0.002  # seconds: shorter calls are repeated within one reading of the clock
+SHORTEST = 0.01  # seconds: shorter calls are repeated within one reading of the clock, so that they find their own data in the caches
 LIBRARIES = ("numpy", "torch", "jax", "pytensor", "autograd", "mygrad")
 
 
