@@ -260,6 +260,18 @@ def test_results_belong_to_the_caller():
     assert not np.shares_memory(a, b) and not np.shares_memory(a, c)
 
 
+def test_an_op_that_returns_its_input_gives_no_alias_away():
+    @tg.primitive(domain=tg.domains.REALS, elementwise=True)
+    def lazy(x, /, *, out=None):
+        return x
+
+    lazy.vjp(x=lambda g: g)
+    x = np.arange(3.0)
+    assert not np.shares_memory(tg.compiled(lazy)(x), x)
+    f = lambda x: (lambda v: tg.sum(lazy(v) * 2.0 * v) + tg.sum(lazy(v) * 3.0))(x + 1)
+    assert_same(tg.value_and_grad(f)(x), tg.compiled(tg.value_and_grad(f))(x))
+
+
 def test_inputs_are_not_written_to():
     p, xs = params(), data()
     before = {k: v.copy() for k, v in p.items()}

@@ -18,7 +18,7 @@ from .buffers import Room, has_out
 from .emit import Source
 from .errors import ArgumentError, message
 from .program import Call, Program, Recorded, Tracer, Value, code_of, frozen, literals_of, name_of
-from .spelling import kernels, spell
+from .spelling import kernels, ours, spell
 from .tensor import Tensor, mode, switched
 
 _MOST_PROGRAMS = 64  # of one function
@@ -217,7 +217,7 @@ class _Straight(Source):
         room = Room(self.calls, [v for v in program.outputs if isinstance(v, Value)])
         for k, call in enumerate(self.calls):
             texts, out = [self.arg(a) for a in call.args], call.outs[0]
-            writes = len(call.outs) == 1 and out.shape != () and call.op.elementwise and has_out(call)
+            writes = len(call.outs) == 1 and out.shape != () and call.op.elementwise and has_out(call) and ours(call.op)
             name = room.in_place(call, k) if writes else None
             if name is not None:
                 self.names[out, ""] = name
@@ -243,7 +243,9 @@ class _Straight(Source):
     def _is_new(self, value):
         """Whether nobody else holds the memory of a result."""
         call = self._makers.get(value)
-        return call is not None and not call.op.view and not getattr(call.statics.get("loop"), "augmented", False)
+        if call is None or call.op.view:
+            return False
+        return not call.statics["loop"].augmented if "loop" in call.statics else ours(call.op)  # a stranger may return its input
 
     @property
     def text(self):
