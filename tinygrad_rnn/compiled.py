@@ -3,7 +3,7 @@
 Knows how to trace a function of trees, how to write its calls down line by line, and when what is written may serve
 again: at every call your function runs on stand-ins, at a microsecond or two an op, to see that it does what it did. So
 nothing that it closes over goes stale. Refuses to know loops (a scan inside is one call of the loop that `scan` made) and
-rules (`gradients` says which calls a gradient is). Below it: emit, gradients, program, trees.
+rules (`gradients` says which calls a gradient is). Below it: emit, buffers, spelling, program, trees.
 """
 
 import functools
@@ -82,7 +82,11 @@ def compiled(f) -> Any:
 
 
 class _Given:
-    """The arguments of one call: `arrays` go into the program, the other leaves (`places`) into the function as they are."""
+    """The arguments of one call: `arrays` go into the program, the other leaves (`places`) into the function as they are.
+
+    A transform such as `grad(loss)` says of itself what it is made of: `_of`, the loss, which is what runs on stand-ins;
+    `_chosen`, the numbers of the arguments that it is about; `_again(f)`, the same transform of another function.
+    """
 
     def __init__(self, f, args, options):
         now = mode.get()

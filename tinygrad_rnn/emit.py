@@ -3,7 +3,7 @@
 Knows the names of everything and the parts (once, before, the loop in blocks, after), and which calls outside the loop are
 made block by block: what only a block reads stays in the cache. Refuses to know what may leave the loop (`schedule`),
 where a step keeps its results (`steps`) and how the body could make fewer calls (`means`, `rewrite`). Below it: steps,
-schedule, spelling, workspace.
+schedule, buffers, spelling, program, workspace.
 """
 
 import keyword

@@ -1,7 +1,8 @@
 """What the command line does with cells and derivations of somebody's own: derive, check, diagnose, benchmarks.
 
 Knows how a cell in a file becomes a cell with a state and a sequence to look at it with, and where the parts of a
-derivation stand in a file. Refuses to know how derivations are found or judged. Below it: userfile, check, explain, nn.
+derivation stand in a file. Refuses to know how derivations are found or judged. Below it: userfile, check, explain,
+training, trees.
 
 A cell is a class, made as `Cell(input_size, hidden_size)`, or an object or function called as `cell(state, x)`. What
 has no `initial_state` and `input_size` is looked at with the `state` and `xs` that its file defines.

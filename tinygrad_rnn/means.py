@@ -8,7 +8,7 @@ centred v, and the cotangent of one, are v − mean(v). What is linear on both s
     (α v + β Σv) K = v (α K + β 1 1ᵀK)                  with sums over the rows of K
     A (α v + β Σv) = r + β/α Σr,  r = α A v             after a sum over time, once
 
-Refuses to know what is carried, and touches nothing that would be needed as it is anyway. Below it: program, ops.
+Refuses to know what is carried, and touches nothing that would be needed as it is anyway. Below it: program, ops, primitive.
 """
 
 from . import ops
@@ -32,6 +32,8 @@ class _Law:
 
 
 class _Means:
+    """`laws`: value -> what it is of another; `fixed`: values that never change; `maker`, `users`: the calls around a value."""
+
     def __init__(self, body, consts):
         self.body, self.fixed, self.laws, self.maker, self.users = body, set(consts), {}, {}, {}
         for call in body.calls:

@@ -2,7 +2,7 @@
 
 Knows how to record the calls that a function makes on its inputs (`Tracer`), what the record is (`Program`: inputs,
 calls, outputs, and a text of itself), and how to run it again. Refuses to know gradients: the record of a rule is a
-record like any other. Below it: primitive, tensor.
+record like any other. Below it: tensor.
 
 The tape is the IR. A value is the identity of an array: every op makes a new one, so two Tensors around one array
 are one value, and the rules of the backward walk, which wrap saved arrays anew, speak of the same values as the
@@ -20,6 +20,7 @@ import numpy as np
 from .errors import TraceError, message
 from .tensor import Leaf, Tensor, mode, switched
 
+# numbers that count as part of every program, whatever the text of its function: operators and ops bring them in
 SPELLED = frozenset((0, 1, 2, 3, 4, -1, -2, 0.0, 0.5, 1.0, 2.0, -1.0, 0.25, 3.0, 4.0))
 
 
@@ -39,7 +40,7 @@ class Value:
         return f"{self.name or 'v'}:{self.dtype}{list(self.shape)}"
 
     def like_ones(self):
-        """An array of this shape and dtype that takes no memory: what a program is run on when only its calls matter."""
+        """Ones (zeros if integers: an index must fit) that take no memory: what a program runs on when only its calls matter."""
         out = np.ndarray(self.shape, self.dtype, _one(self.dtype), 0, (0,) * len(self.shape))  # broadcast_to, at a fifth of its cost
         out.flags.writeable = False
         return out
@@ -65,7 +66,7 @@ class Call:
 
 
 class Program:
-    """Inputs, calls in order, outputs. Printing it shows one call a line."""
+    """Inputs, calls in order, outputs (Values, or arrays that are always the same). Printing it shows one call a line."""
 
     __slots__ = ("inputs", "calls", "outputs")
 
@@ -112,7 +113,7 @@ def _needed(calls, outputs):
 
 
 class Mark:
-    """What a Tensor made in a trace carries: a trace that is over has no Tensors any more."""
+    """What a Tensor made in a trace carries: whose trace it is, and whether that still goes on (later it means nothing)."""
 
     __slots__ = ("name", "live")
 
@@ -133,7 +134,9 @@ class Tracer:
     def __init__(self, name, literals=None):
         self.name, self.literals, self.mark = name, literals, Mark(name)
         self.calls, self.closed, self.key = [], [], []
-        self._values, self._numbers, self._alive, self._objects, self._inner = {}, {}, [], [], set()
+        self._values, self._inner = {}, set()  # id of an array -> Value; ids of the arrays that exist only in this trace
+        self._numbers = {}  # (number, dtype) -> its Value and Tensor
+        self._alive, self._objects = [], []  # what has been seen is kept, so that no other array gets its id
 
     # ---- values -------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ product goes into the matrix. σ(z) becomes ½ + ½ tanh(z/2) with the inner ½ 
 pre-activation become one tanh. A sum over the last axis is a product with a column, which takes in the factors that never
 change; those that are the same along a row stand behind it. Refuses to change what is computed beyond rounding: σ is then
 exact to 2e-16 absolute, not relative (1e-4 at z = −30), and factors whose product overflows give inf · 0 = nan where one by
-one they gave 0. Below it: program, ops.
+one they gave 0. Below it: program, ops, primitive.
 """
 
 import math

@@ -9,8 +9,8 @@
 
 with trees of arrays allowed for state, x and y. Knows the options (reverse, lengths, truncate, checkpoint), each
 of which is a small program around the plain meaning, so that any two of them compose and every order of
-derivative is right by construction. Refuses to know how a compiled loop works (`loops` does). Below it: loops,
-gradients, ops, trees.
+derivative is right by construction; and when the loop of an earlier trace may serve again. Refuses to know how a compiled
+loop works (`loops` does). Below it: derive, loops, gradients, program, ops, trees.
 """
 
 import math
@@ -234,13 +234,12 @@ def _compiled(cell, state, xs, times):
 # it was last: what a call is expected to repeat
 _known = {}
 
-
-_THERE = None, None
+_THERE = None, None  # the trail of what need not be recognised
 
 
 def _trail(obj):
     """(array or number, what is seen of it): what something closed over is recognised by. A Tensor that is tracked or that an
-    outer trace made need not be: it was there before the cell ran."""
+    outer trace made need not be: it was there before the cell ran. (A number stands for itself.)"""
     if type(obj) is Tensor:
         if obj._node is not None or getattr(obj, "_trace", None) is not None:
             return _THERE

@@ -1,7 +1,7 @@
 """What goes where: every call of a loop's body is sorted into once, before, loop or after.
 
 Knows which calls can leave a loop, what they become when their arrays hold all steps (the op's `over_time`, traced),
-and how a sum over time is taken inside a product. Refuses to know how anything is spelled. Below it: program.
+and how a sum over time is taken inside a product. Refuses to know how anything is spelled. Below it: program, spelling.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """How an op call is spelled in NumPy: the words of every generated source.
 
 Knows for each op the NumPy text that does the same, with or without an output buffer, and how to copy an op's own
-kernel into a source that must stand alone. Refuses to know what a program is for. Below it: program, ops.
+kernel into a source that must stand alone. Refuses to know what a program is for. Below it: primitive.
 """
 
 import inspect

@@ -2,7 +2,8 @@
 
 Knows where every result of a step is kept and writes the call into that place. It is the middle part of `emit.Source`,
 which brings the names (`name`, `fresh`, `arg`, `scalar`), the schedule `s` and what is made in blocks (`early`, `late`,
-`full`). Refuses to know what stands before and after the loop. Below it: buffers, schedule, spelling.
+`full`). Refuses to know what stands before and after the loop.
+Below it: buffers, schedule, spelling, program.
 """
 
 import math

@@ -172,7 +172,7 @@ class Sum:
         return self
 
     def add_product(self, a, b):
-        """Add a @ b, for two matrices, when it is settled: Σ aᵢ bᵢ is (a₁ a₂ …) (b₁ b₂ …)ᵀ."""
+        """Add a @ b, for two matrices, when it is settled: Σ aᵢ bᵢ is (a₁ a₂ …) times b₁, b₂, … one below the other."""
         self.left.append(a.T)
         self.right.append(b)
         if len(self.left) == 64:  # what waits takes memory

@@ -20,7 +20,7 @@ LEAST_BYTES = 1 << 16  # smaller arrays come cheaper from NumPy
 MOST_BYTES = 1 << 28  # kept in all
 _SAME_SIZE = 16  # blocks of one size that are kept
 
-_blocks: dict[int, deque] = {}  # bytes -> blocks, those that waited longest first; sizes in order of last use
+_blocks: dict[int, deque] = {}  # bytes -> blocks, those that waited longest first; sizes in the order in which one was last made
 
 
 def empty(shape, dtype):
@@ -55,7 +55,7 @@ def empty(shape, dtype):
 
 
 def _keep(size, block):
-    """Remember a block, and forget those of the sizes that were not asked for the longest."""
+    """Remember a new block, and forget those of the sizes of which none was made for the longest."""
     kept = _blocks.pop(size, None)
     _blocks[size] = kept = deque(maxlen=_SAME_SIZE) if kept is None else kept
     kept.append(block)

@@ -2,7 +2,7 @@
 
 Knows the parts of the two generated loops, and how to count in their text: NumPy calls per step, per block of steps and
 once, and the buffers with their sizes. Refuses to plan: the parts are those of the loops that run, the counts are read
-from their source. Below it: derivation, source, loops.
+from their source. Below it: derivation, source, spelling, program.
 """
 
 import ast

@@ -2,7 +2,7 @@
 
 Knows the recorder that looks on without changing anything, which frames of the stack are the user's, and how a
 value gets the name of the local variable that holds it: by identity, while the frame runs and when it returns.
-Refuses to know what the looking is for: `trace`, `anomaly`, `ledger` and `graph` do. Below it: scan, tensor.
+Refuses to know what the looking is for: `trace`, `anomaly`, `ledger` and `graph` do. Below it: tensor, trees.
 """
 
 import contextlib
