@@ -2,8 +2,7 @@
 
 Knows the commands, their options, and how to refuse bad input: one line on stderr and exit status 2. An interrupt
 (Ctrl-C) ends with status 130, after `train` has written its snapshot. A bug of the library's own is shown in full.
-Refuses to know what the commands do. Below it: demo, laboratory, training,
-exercises, userfile, progress.
+Refuses to know what the commands do. Below it: demo, laboratory, training, exercises, userfile, progress.
 """
 
 import argparse

@@ -40,7 +40,7 @@ class Value:
         return f"{self.name or 'v'}:{self.dtype}{list(self.shape)}"
 
     def like_ones(self):
-        """Ones (zeros if integers: an index must fit) that take no memory: what a program runs on when only its calls matter."""
+        """Ones (zeros if integers: an index must fit) that take no memory: what a program runs on if only its calls matter."""
         out = np.ndarray(self.shape, self.dtype, _one(self.dtype), 0, (0,) * len(self.shape))  # broadcast_to, at a fifth of its cost
         out.flags.writeable = False
         return out

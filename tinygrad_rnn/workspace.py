@@ -20,7 +20,7 @@ LEAST_BYTES = 1 << 16  # smaller arrays come cheaper from NumPy
 MOST_BYTES = 1 << 28  # kept in all
 _SAME_SIZE = 16  # blocks of one size that are kept
 
-_blocks: dict[int, deque] = {}  # bytes -> blocks, those that waited longest first; sizes in the order in which one was last made
+_blocks: dict[int, deque] = {}  # bytes -> blocks, longest waiting first; sizes in the order in which one was made last
 
 
 def empty(shape, dtype):
