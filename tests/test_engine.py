@@ -552,3 +552,10 @@ def test_ops_are_copied_and_pickled_by_name():
     for op in (tg.tanh, tg.ops.shape.concatenate_, tg.getitem):
         assert copy.copy(op) is copy.deepcopy(op) is pickle.loads(pickle.dumps(op)) is op
     assert str(inspect.signature(tg.sum)) == "(x, /, *, axis=None, keepdims=False)"
+
+
+def test_an_op_may_be_declared_in_a_namespace_without_a_name():
+    scope = {"tg": tg, "np": np}
+    exec("@tg.primitive(domain=tg.domains.REALS, elementwise=True)\ndef twice(x, /, *, out=None):\n    return np.add(x, x, out=out)", scope)
+    scope["twice"].vjp(x=lambda g: g * 2)
+    assert tg.grad(scope["twice"])(1.0) == 2.0

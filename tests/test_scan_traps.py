@@ -163,11 +163,10 @@ def test_a_tensor_kept_from_an_earlier_trace_is_refused():
     with pytest.raises(TraceError) as caught:
         tg.scan(lambda h, x: (h + kept[0], x), h0, xs)
     assert str(caught.value) == (
-        "scan(cell, state, xs): the cell uses a Tensor that an earlier trace made\n"
-        "  cell     test_a_tensor_kept_from_an_earlier_trace_is_refused.<locals>.<lambda>\n"
+        "test_a_tensor_kept_from_an_earlier_trace_is_refused.<locals>.<lambda>(…): uses a Tensor that an earlier trace made\n"
         "  made in  test_a_tensor_kept_from_an_earlier_trace_is_refused.<locals>.keeps\n"
         "  shape    (3, 4)\n"
-        "Return what a later call needs in state or y: a traced value stands for one step only.")
+        "Return what a later call needs: a traced value stands for one run of the function only.")
     grown = []
 
     def remembers(h, x):

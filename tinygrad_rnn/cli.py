@@ -201,12 +201,13 @@ def train(arguments):
         path = arguments.save or Path("out") / f"{Path(corpus.name).stem if arguments.file else 'pydoc_topics'}.npz"
     if arguments.plot:
         report.check_drawable(arguments.plot)  # not after hours of training
-    if not arguments.resume and (older := snapshot.set_aside(path)):
-        print(f"the earlier {path} is now {older}")
-    print(report.opening(run))
     updates = arguments.updates or arguments.epochs * len(run.chunks)
-    with loop.interrupts() as stopped, contextlib.closing(bar(updates, initial=run.updates, desc="training", unit="update")) as progress:
-        loop.train(run, updates, arguments.every, path, bar=progress, stopped=stopped)
+    with loop.interrupts() as stopped:  # from here on a Ctrl-C ends in a snapshot
+        if not arguments.resume and (older := snapshot.set_aside(path)):
+            print(f"the earlier {path} is now {older}")
+        print(report.opening(run))
+        with contextlib.closing(bar(updates, initial=run.updates, desc="training", unit="update")) as progress:
+            loop.train(run, updates, arguments.every, path, bar=progress, stopped=stopped)
     print(f"wrote {path} after {run.updates} updates")
     if arguments.plot:
         report.picture(run, arguments.plot)

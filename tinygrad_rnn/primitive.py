@@ -372,7 +372,7 @@ def primitive(function=None, *, method="", domain: Any = REALS, broadcasts=False
         op = Primitive(forward, dict(domain=domain, broadcasts=broadcasts, elementwise=elementwise, analytic=analytic,
                                      view=view, reference=reference, sample=sample, kinks=kinks, faults=faults,
                                      remedy=remedy, over_time=over_time, numpy=None))
-        if forward.__module__.startswith(__package__ + "."):
+        if (forward.__module__ or "").startswith(__package__ + "."):
             registry[op.name] = op
         op.numpy = bind(op, method, numpy)
         return op
@@ -406,7 +406,7 @@ def bind(function, method="", numpy=None):
         setattr(Tensor, m, _method(function, m, reflected))
     if numpy is None:
         numpy = getattr(np, name, None)
-    if numpy and callable(numpy) and function.__module__.startswith(__package__):
+    if numpy and callable(numpy) and (function.__module__ or "").startswith(__package__):
         Tensor.numpy_table[numpy] = function
     return numpy
 

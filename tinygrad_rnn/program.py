@@ -170,9 +170,9 @@ class Tracer:
     def _close(self, obj, array):
         mark = getattr(obj, "_trace", None)
         if mark is not None and not mark.live:
-            raise TraceError(message("scan(cell, state, xs)", "the cell uses a Tensor that an earlier trace made",
-                                     {"cell": self.name, "made in": mark.name, "shape": obj.shape},
-                                     "Return what a later call needs in state or y: a traced value stands for one step only."))
+            raise TraceError(message(f"{self.name}(…)", "uses a Tensor that an earlier trace made",
+                                     {"made in": mark.name, "shape": obj.shape},
+                                     "Return what a later call needs: a traced value stands for one run of the function only."))
         value = self._new(array)
         self.closed.append((value, obj))
         self._objects.append(obj)
