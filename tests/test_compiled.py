@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import random_cells
-from hypothesis import given
+from hypothesis import given, settings
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import program
@@ -242,6 +242,73 @@ def test_a_compiled_function_may_call_itself_and_run_in_threads():
     assert all(results[k] == [tg.grad(f)(np.full(2, float(k)), 1).tolist()] * 50 for k in range(4))
 
 
+def test_derivatives_within_are_derived_again():
+    third = tg.grad(tg.grad(tg.grad(lambda x: x**4)))
+    assert tg.compiled(third)(2.0) == 48.0
+    second = tg.grad(tg.grad(lambda x: x**3 + x))
+    assert tg.compiled(tg.grad(lambda x: second(x) * x))(2.0) == 24.0
+
+
+@given(random_cells.recipes())
+@settings(max_examples=15)
+def test_third_derivatives_of_random_cells(recipe):
+    arrays, f = recipe.arrays(), random_cells.loss(recipe)
+    v, w = random_cells.directions(arrays), random_cells.directions(arrays, 1)
+    g = random_cells.derivative(f, 3, v, w)
+    random_cells.assert_same(tg.compiled(g)(arrays), g(arrays), 1e-8)
+
+
+def test_what_it_closes_over_may_be_tracked():
+    w = np.array([1.0, 2.0])
+    total = lambda w: tg.compiled(lambda x: tg.sum(w * w * x))(np.ones(2)) + tg.sum(w)
+    assert tg.grad(total)(w).tolist() == [3.0, 5.0]
+    leaf = tg.tensor(w, requires_grad=True)
+    total(leaf).backward()
+    assert leaf.grad.tolist() == [3.0, 5.0]
+
+
+def test_empty_arrays():
+    f = lambda x, W: tg.sum(x @ W - tg.mean(x, axis=1, keepdims=True))
+    assert_same(tg.grad(f, 1)(np.ones((0, 4)), np.ones((4, 4))), tg.compiled(tg.grad(f, 1))(np.ones((0, 4)), np.ones((4, 4))))
+
+
+def test_numbers_that_are_equal_are_not_the_same():
+    f = tg.compiled(lambda x, k: x * k)
+    for k in (2, 2.0, True, 1, 1.0, 0.0, -0.0, 0.0):
+        found = f(np.arange(3), k)
+        assert found.dtype == (np.arange(3) * k).dtype and np.array_equal(np.signbit(found), np.signbit(np.arange(3) * k)), k
+
+
+def test_two_results_that_are_no_arrays():
+    a, other = np.array(5), [False]
+    f = tg.compiled(lambda x: (x * 1.0, 1001, 2002) if other[0] else (x * 1.0, a, a))
+    assert [int(n) for n in f(np.ones(2))[1:]] == [5, 5]
+    other[0] = True
+    assert [int(n) for n in f(np.ones(2))[1:]] == [1001, 2002]
+
+
+class Tagged:
+    """A module that holds something besides arrays."""
+
+    def __init__(self, w, tag):
+        self.w, self.tag = w, tag
+
+    def tree_children(self):
+        return {"w": self.w}
+
+    def tree_replace(self, children):
+        return Tagged(children["w"], self.tag)
+
+
+def test_modules_are_those_of_the_call():
+    gradient = tg.compiled(tg.grad(lambda m: tg.sum(m.w * m.w)))
+    moved = tg.compiled(lambda m, x: Tagged(m.w - x, m.tag + "!"))
+    for tag in "abc":
+        assert gradient(Tagged(np.ones(2), tag)).tag == tag
+        out = moved(Tagged(np.ones(2), tag), np.ones(2))
+        assert out.tag == tag + "!" and out.w.tolist() == [0.0, 0.0]
+
+
 # ---- what it holds and hands out ------------------------------------------------------------------------------
 
 
@@ -270,6 +337,13 @@ def test_an_op_that_returns_its_input_gives_no_alias_away():
     assert not np.shares_memory(tg.compiled(lazy)(x), x)
     f = lambda x: (lambda v: tg.sum(lazy(v) * 2.0 * v) + tg.sum(lazy(v) * 3.0))(x + 1)
     assert_same(tg.value_and_grad(f)(x), tg.compiled(tg.value_and_grad(f))(x))
+
+
+def test_an_einsum_of_one_array_is_no_view():
+    f = lambda x: (lambda y: tg.sin(tg.einsum("ij->ji", y)) * (y + 1.0))(x * 2.0)
+    x = np.arange(4.0).reshape(2, 2)
+    assert_same(f(x), tg.compiled(f)(x))
+    assert not np.shares_memory(tg.compiled(lambda x: tg.einsum("ij->ji", x))(x), x)
 
 
 def test_inputs_are_not_written_to():

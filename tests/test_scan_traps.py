@@ -578,3 +578,94 @@ def test_a_dividend_is_not_made_from_its_quotient(divisor):
 
     for found, expected in zip(total(True), total(False), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("inner", [
+    lambda W: tg.grad(lambda W: tg.sum(tg.tanh(W) ** 3))(W),
+    lambda W: W - 0.1 * tg.grad(lambda W: tg.sum(W**4))(W),
+    lambda W: tg.vjp(lambda W: W**3, W)[1](np.ones((2, 2)))[0],
+], ids=["grad", "a step", "vjp"])
+def test_a_transform_by_what_the_cell_closes_over_keeps_the_link(inner):
+    W = np.random.default_rng(0).normal(size=(2, 2))
+
+    def total(compiled):
+        def f(W):
+            def cell(h, x):
+                h = tg.tanh(h @ inner(W) + x)
+                return h, h
+
+            return tg.sum(tg.scan(cell, np.zeros(2), np.ones((3, 2)), compiled=compiled)[1])
+
+        return tg.grad(f)(W)
+
+    assert np.abs(total(False)).max() > 0.01
+    np.testing.assert_allclose(total(True), total(False), rtol=1e-12)
+
+
+def test_no_grad_within_a_trace_is_an_error():
+    def cell(h, x):
+        with tg.no_grad():
+            gate = tg.tanh(x)
+        return h * gate, h
+
+    with pytest.raises(TraceError, match="would be lost in a trace"):
+        tg.scan(cell, np.ones(2), np.ones((3, 2)))
+    with tg.no_grad():
+        tg.scan(lambda h, x: (h * x, h), np.ones(2), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("look", [tg.sum, float, np.asarray, lambda t: t.item(), lambda t: t + 1.0])
+def test_a_value_of_a_trace_that_is_over_cannot_be_read(look):
+    kept = []
+
+    def cell(h, x):
+        h = h * 0.5 + x
+        kept.append(h)
+        return h, h
+
+    for _ in range(2):
+        tg.scan(cell, np.zeros(()), np.ones(3))
+        for tensor in kept:
+            with pytest.raises(TraceError, match="a trace that is over"):
+                look(tensor)
+
+
+def test_the_states_before_and_after_a_step_share_no_memory():
+    ys, before = tg.scan(lambda h, x: (h + x, (h + x, h)), np.zeros(2), np.ones((3, 2)))[1]
+    assert not np.shares_memory(ys, before)
+
+
+def test_numbers_that_are_equal_are_not_the_same():
+    run = lambda k: tg.scan(lambda s, x: (s, x * k), 0.0, np.arange(3))[1].dtype
+    assert [run(k) for k in (2, 2.0, True, 2)] == [np.arange(3).dtype, np.float64, np.arange(3).dtype, np.arange(3).dtype]
+
+
+def test_an_einsum_of_one_array_is_no_view():
+    def cell(h, x):
+        y = tg.tanh(h + x)
+        z = tg.einsum("ij->ji", y)
+        return tg.tanh(tg.sin(tg.exp(y)) * z), z
+
+    f = lambda h, compiled: tg.sum(tg.scan(cell, h, np.ones((3, 2, 2)), compiled=compiled)[0])
+    h = np.random.default_rng(0).normal(size=(2, 2))
+    np.testing.assert_allclose(tg.grad(f)(h, True), tg.grad(f)(h, False), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", [
+    lambda h, x: (tg.log(tg.sigmoid(h * 0 + x)) * 0.1, h),
+    lambda h, x: (h * 0.5, tg.sigmoid(x + h)),
+    lambda h, x: (lambda a: (a / tg.sum(a), a))(tg.sigmoid(x + h)),
+    lambda h, x: (lambda a: (tg.log(a * 2.0), a))(tg.sigmoid(x + h * 0)),
+    lambda h, x: (lambda a, b: (tg.log(a) + tg.log(b) * 0.5, h))(*(tg.sigmoid(p) for p in tg.split(tg.concatenate((x, x + h * 0)), 2))),
+], ids=["log", "output", "quotient", "product", "gates"])
+def test_a_sigmoid_far_out_keeps_its_relative_accuracy_where_it_counts(cell, dtype):
+    xs = np.full((3, 2), -40.0 if dtype == "float64" else -20.0).astype(dtype)
+
+    def f(xs, compiled):
+        state, ys = tg.scan(cell, np.zeros(2, dtype), xs, compiled=compiled)
+        return tg.sum(state) + tg.sum(tg.log(tg.where(np.greater(np.abs(tg.stop_gradient(ys).numpy()), 0), tg.maximum(ys, 1e-30), 1.0)))
+
+    (value, slope), (expected, other) = (tg.value_and_grad(f)(xs, compiled) for compiled in (True, False))
+    np.testing.assert_allclose(value, expected, rtol=1e-5 if dtype == "float32" else 1e-12)
+    np.testing.assert_allclose(slope, other, rtol=1e-4 if dtype == "float32" else 1e-10, atol=1e-12)

@@ -6,6 +6,7 @@ nothing that it closes over goes stale. Refuses to know loops (a scan inside is 
 rules (`gradients` says which calls a gradient is). Below it: emit, buffers, spelling, program, trees.
 """
 
+import copy
 import functools
 import re
 from itertools import islice
@@ -34,8 +35,8 @@ def compiled(f) -> Any:
 
     f may close over anything, also over what changes from call to call (weights, random masks, numbers), but it must not
     look at values: it runs on stand-ins without values, once a call, and again when it does not do what it did before.
-    Where an argument is tracked (by an outer transform, or as a leaf outside `no_grad()`) and where a recorder watches, f
-    itself runs.
+    Where an argument, or something that f closes over, is tracked (by an outer transform, or as a leaf outside `no_grad()`),
+    where an argument is empty and where a recorder watches, f itself runs.
 
     Raises: TraceError for a function that looks at a value (`if loss > 1`, `float(loss)`).
 
@@ -50,7 +51,7 @@ def compiled(f) -> Any:
     def found(args, options):
         """The program for these arguments, and what goes into it; None where f itself must run."""
         given = _Given(f, args, options)
-        if given.watched:
+        if given.watched or 0 in [array.size for array in given.arrays]:
             return None
         last = known.get(given.key)
         closed = None if last is None else last.recorded.repeated(given.again(last.structure_of))
@@ -63,15 +64,17 @@ def compiled(f) -> Any:
             if last is None:
                 last = texts[traced.key] = _Written(f, given, traced)
             known[given.key] = last
-        return last, [*given.arrays, *[x._array if type(x) is Tensor else np.asarray(x) for x in closed]]
+        if mode.get().grad and any([type(obj) is Tensor and obj._node is not None for obj in closed]):
+            return None
+        return last, [*given.arrays, *[x._array if type(x) is Tensor else np.asarray(x) for x in closed]], given
 
     @functools.wraps(f)
     def run(*args, **options):
-        written, arrays = found(args, options) or (None, ())
-        return f(*args, **options) if written is None else trees.unflatten(written.structure, written.run(*arrays))
+        written, arrays, given = found(args, options) or (None, (), None)
+        return f(*args, **options) if written is None else trees.unflatten(written.tree(given), written.run(*arrays))
 
     def source(*args, **options):
-        written, _ = found(args, options) or (None, ())
+        written, *_ = found(args, options) or (None,)
         if written is None:
             raise ArgumentError(message("compiled(f).source(*args)", "an argument is tracked, or somebody watches: f itself would run", {},
                                         "Ask for the source within no_grad(), and outside of other transforms."))
@@ -87,6 +90,8 @@ class _Given:
     A transform such as `grad(loss)` says of itself what it is made of: `_of`, the loss, which is what runs on stand-ins;
     `_chosen`, the numbers of the arguments that it is about; `_again(f)`, the same transform of another function.
     """
+
+    returned: trees.Structure  # of what the function returned
 
     def __init__(self, f, args, options):
         now = mode.get()
@@ -113,6 +118,10 @@ class _Given:
                 key += array.shape, array.dtype
         self.key = tuple(key)
 
+    def modules(self):
+        """The modules among the arguments and in what the function returned."""
+        return [module for structure in (*self.structures, self.returned) for module in trees.modules(structure)]
+
     def call(self, f, tensors):
         """What f returns when Tensors stand in the places of the arrays."""
         tensors = iter(tensors)
@@ -123,8 +132,8 @@ class _Given:
     def again(self, structure):
         """The leaves that the function returns, as a function of the Tensors; None if they stand in another tree."""
         def function(tensors):
-            leaves, found = trees.flatten(self.call(self.of, tensors))
-            return leaves if found == structure else None
+            leaves, self.returned = trees.flatten(self.call(self.of, tensors))
+            return leaves if self.returned == structure else None
 
         return function
 
@@ -145,6 +154,7 @@ class _Traced:
         finally:
             tracer.mark.live = False
         leaves, self.structure = trees.flatten(result)
+        given.returned = self.structure
         self.outs = [tracer.value(leaf) for leaf in leaves]
         self.key = (given.key, self.structure, tuple(tracer.key), tuple([(v.number, v.shape, v.dtype) for v, _ in tracer.closed]),
                     tuple([v.number for v in self.outs]))
@@ -155,6 +165,10 @@ class _Written:
 
     def __init__(self, f, given, traced):
         self.recorded, self.structure_of = Recorded(traced.tracer, traced.inputs, traced.outs), traced.structure
+        places = {id(module): _Place(k) for k, module in enumerate(given.modules())}
+        empty = copy.copy(given)
+        empty.structures = [trees.with_modules(structure, places) for structure in given.structures]
+        returned = trees.with_modules(traced.structure, places)
         closed = [value for value, _ in traced.tracer.closed]
         body = Program([*traced.inputs, *closed], traced.tracer.calls, traced.outs)
         again = getattr(f, "_again", lambda of: of)
@@ -166,15 +180,37 @@ class _Written:
         def replayed(*args, **options):
             leaves = [leaf for arg in (*args, *options.values()) for leaf in trees.flatten(arg)[0]]
             arrays = [leaf for leaf, place in zip(leaves, given.places) if place is _ARRAY]
-            return trees.unflatten(traced.structure, body.run([*arrays, *tensors[n:]]))
+            return trees.unflatten(returned, body.run([*arrays, *tensors[n:]]))
 
         with switched(grad=False, recorder=tracer), np.errstate(all="ignore"):
-            leaves, self.structure = trees.flatten(given.call(again(replayed), tensors[:n]))
+            leaves, self.structure = trees.flatten(empty.call(again(replayed), tensors[:n]))
         outs = [tracer.value(leaf) for leaf in leaves]
         same = {value: getattr(obj, "_array", obj) for value, obj in tracer.closed}  # arrays that rules made
         calls = _once(tracer.calls, same)
         program = Program([value for value, _ in inputs], calls, [same.get(v, v) for v in outs])
         self.run = _Straight(_shorter(program)).compile()
+
+        self.places = trees.modules(self.structure)
+
+    def tree(self, given):
+        """What the results stand in: modules are those of this call, with what they hold besides arrays."""
+        if not self.places:
+            return self.structure
+        now = given.modules()
+        return trees.with_modules(self.structure, {id(place): now[place.number] for place in self.places})
+
+
+class _Place:
+    """Stands in a tree for a module: the one that is this far among those that went in and came out."""
+
+    def __init__(self, number, children=None):
+        self.number, self.children = number, children
+
+    def tree_children(self):
+        return self.children
+
+    def tree_replace(self, children):
+        return _Place(self.number, children)
 
 
 def _once(calls, same):

@@ -232,8 +232,9 @@ class Source(StepText):
                 out.append(f"np.broadcast_to({self.arg(value)[0]}, (T, {''.join(f'{n}, ' for n in shape)})).copy()")
                 continue
             base = self._base(stacked)
-            out.append(self.name(stacked) + ".copy()" * (base in sequences or not self.loop.augmented and base in seen))
-            seen.add(base)
+            memory = self.name(base).split("[")[0]  # the stack of a state holds it before and after every step
+            out.append(self.name(stacked) + ".copy()" * (base in sequences or not self.loop.augmented and memory in seen))
+            seen.add(memory)
         return out
 
     def _base(self, stacked):

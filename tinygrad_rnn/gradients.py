@@ -69,8 +69,11 @@ Tensor.backward, Tensor.detach = backward, detach
 def _fresh(leaf) -> Any:
     """A new start of a graph with the leaf's values, linked to the leaf's own graph if it has one."""
     if isinstance(leaf, Tensor):
-        if leaf._node is not None and mode.get().grad:
-            return identity.apply((leaf,), {}, True)
+        now = mode.get()
+        if leaf._node is not None and now.grad:
+            return now.recorder.record(identity, (leaf,), {}) if now.tracing else identity.apply((leaf,), {}, True)
+        if now.tracing:
+            now.recorder.meet(leaf)  # what is made of it is made of the leaf
         array = leaf._array
     else:
         array = np.array(leaf)

@@ -72,6 +72,7 @@ class Loop:
     def faster(self):
         """The same loop with a body that makes fewer calls."""
         body = without_means(self.body, self.consts)
-        loop = Loop(rewritten(body, self.states, self.consts), self.n_states, self.n_xs, self.n_ys, self.reverse)
+        shown = body.outputs[:self.n_states + self.shorter.n_ys]
+        loop = Loop(rewritten(body, self.states, self.consts, shown), self.n_states, self.n_xs, self.n_ys, self.reverse)
         loop.augmented = self.augmented
         return loop

@@ -32,7 +32,7 @@ import numpy as np
 from . import errors
 from .domains import REALS
 from .errors import ArgumentError, IndexingError, RuleError, ShapeError, message
-from .tensor import Node, Tensor, mode
+from .tensor import Node, Tensor, mode, over
 
 RESERVED = ("g", "y", "into", "out")
 UNTRACKED = -1  # where a saved input has no place among the parents
@@ -123,6 +123,8 @@ class Primitive:
             if kind is Tensor:
                 tensors = True
                 arrays.append(arg._array)
+                if arg._trace is not None and not arg._trace.live:
+                    raise over(arg, f"{self.name}({', '.join(self.arrays)})")
                 if arg._node is not None:
                     parents.append(arg._node)
                     tracked |= bit

@@ -167,6 +167,10 @@ class Tracer:
             return self._values.get(id(obj)) or self._close(obj, obj)
         return self._close(obj, np.asarray(obj))
 
+    def meet(self, tensor):
+        """Know a Tensor before something else around its array is used: it is what the function closes over."""
+        self.value(tensor)
+
     def _close(self, obj, array):
         mark = getattr(obj, "_trace", None)
         if mark is not None and not mark.live:
@@ -214,7 +218,7 @@ class Tracer:
         values = tuple([self._result(out) for out in (y if type(y) is tuple else (y,))])
         self.calls.append(Call(op, tuple(refs), statics, values))
         fixed = () if statics is op.defaults else map(frozen, statics.values())
-        self.key.append((op, *[r.number if type(r) is Value else (r,) for r in refs], *fixed))
+        self.key.append((op, *[r.number if type(r) is Value else frozen(r) for r in refs], *fixed))
         return y
 
     def _result(self, tensor):
@@ -259,16 +263,20 @@ class Follower:
         return self._counted() != self._holders
 
     def __enter__(self):
-        self.mark.live, self.at, self.closed, self._seen, self._numbers = True, 0, [], self._numbered.copy(), {}
+        self.mark.live, self.at, self.closed, self._seen, self._numbers, self._alive = True, 0, [], self._numbered.copy(), {}, []
         return self
 
     def __exit__(self, *_):
         self.mark.live = False
-        del self.closed, self._seen, self._numbers  # the user's arrays
+        del self.closed, self._seen, self._numbers, self._alive  # the user's arrays
 
     def holds(self, array):
         """Whether the array exists only inside this trace."""
         return id(array) in self._numbered
+
+    def meet(self, tensor):
+        """As a `Tracer` does."""
+        self.number(tensor, tensor._array)
 
     def number(self, obj, array):
         """The number of a value; what was never seen is closed over, and must look as it did in the known trace."""
@@ -280,11 +288,12 @@ class Follower:
                 raise Departed
             found = self._seen[id(array)] = self.closing[n][0]
             self.closed.append(obj)
+            self._alive.append(array)  # no other array may come to lie where this one does
         return found
 
     def _of_number(self, number, args):
         if type(number) is not float or number in self.literals:
-            return (number,)
+            return frozen(number)
         dtype = _dtype_among(args)
         array = self._numbers.setdefault((number, dtype), np.asarray(number, dtype))
         return self.number(array, array)
@@ -379,7 +388,10 @@ def _dtype_among(args):
 
 
 def frozen(static):
-    """A static as part of a key."""
+    """A static or a number as part of a key: 2, 2.0 and True are three things, and so are 0.0 and −0.0."""
+    kind = type(static)
+    if kind is int or kind is float or kind is bool:
+        return kind, static or repr(static)
     if isinstance(static, (tuple, list)):
         return tuple(frozen(s) for s in static)
     if isinstance(static, slice):

@@ -21,12 +21,35 @@ from .primitive import registry
 from .program import Call, Program, Value, frozen
 
 
-def rewritten(body, carried, consts):
-    """A Program with the results of `body`, for a loop that carries the inputs `carried`; `consts` are the same at every step."""
-    return _Rewriter(body, carried, consts).program
+def rewritten(body, carried, consts, shown=()):
+    """A Program with the results of `body`, for a loop that carries the inputs `carried`; `consts` are the same at every step,
+    `shown` are those results that leave the loop for anybody's use."""
+    return _Rewriter(body, carried, consts, shown).program
 
 
-def _widened(body, uses):
+# what hands a value on, what multiplies it, and what reads it beside numbers of the size of 1
+_PASSING = {"where", "concatenate", "stack", "maximum", "minimum", "astype", "identity", "stop_gradient"}
+_SCALING = {"multiply", "negative", "abs"}
+_ABSOLUTE = {"add", "subtract", "matmul", "einsum", "tanh", "sigmoid", "sum", "mean", "exp", "sin", "cos", "relu", "softmax", "log_softmax",
+             "logsumexp", "softplus"}
+
+
+def _delicate(body, shown):
+    """Values whose *relative* error counts: they leave the loop, or a quotient, a logarithm or the like is made of them or of
+    their products. ½ + ½ tanh(z / 2) is σ(z) within 1e-16, which is nothing beside 1 and everything beside σ(−40)."""
+    outside, inside = {v for v in shown if isinstance(v, Value)}, set()
+    for call in reversed(body.calls):
+        name = call.op.name if registry.get(call.op.name) is call.op else ""
+        passes = call.op.view or name in _PASSING
+        scales = name in _SCALING or name == "divide" and not isinstance(call.args[1], Value)
+        if passes and not outside.isdisjoint(call.outs):
+            outside.update(call.inputs)
+        if not inside.isdisjoint(call.outs) if passes or scales else name not in _ABSOLUTE:
+            inside.update(call.inputs)
+    return outside | inside
+
+
+def _widened(body, uses, delicate):
     """The calls, with neighbouring gates of two split arrays put together: σ(a_i + b_i) for i = 0, 1 is one σ of the two.
 
     Also returns {value: (array, start, stop)} for the pieces that stand for a_0, a_1 together.
@@ -34,7 +57,7 @@ def _widened(body, uses):
     maker = {v: call for call in body.calls for v in call.outs}
     groups = {}
     for call in body.calls:
-        if call.op.name not in ("sigmoid", "tanh") or registry.get(call.op.name) is not call.op:
+        if call.op.name not in ("sigmoid", "tanh") or registry.get(call.op.name) is not call.op or call.outs[0] in delicate:
             continue
         total = maker.get(call.args[0])
         splits = [maker.get(a) for a in total.args] if total is not None and total.op is add and uses.get(call.args[0]) == 1 else []
@@ -80,7 +103,8 @@ class _Form:
 
 
 class _Rewriter:
-    def __init__(self, body, carried, consts):
+    def __init__(self, body, carried, consts, shown):
+        self.delicate = _delicate(body, shown)
         self.calls, self.maker, self.same, self.seen = [], {}, {}, {}
         self.carried, self.consts, self.forms, self.value = set(carried), set(consts), {}, {v: v for v in carried}
         self.uses, self.consumers, self.skip, self.factors, self.thin = {}, {}, set(), {}, {}
@@ -92,7 +116,7 @@ class _Rewriter:
             for v in call.inputs:
                 self.uses[v] = self.uses.get(v, 0) + 1
                 self.consumers.setdefault(v, []).append(call)
-        calls, self.columns = _widened(body, self.uses)
+        calls, self.columns = _widened(body, self.uses, self.delicate)
         for call in calls:
             self.visit(call)
         self.fold_columns()
@@ -355,6 +379,8 @@ class _Rewriter:
             users = self.consumers.get(part, [])
             if len(users) != 1 or users[0] is None or users[0].op.name not in ("sigmoid", "tanh") or registry.get(users[0].op.name) is not users[0].op:
                 return False
+            if users[0].op.name == "sigmoid" and users[0].outs[0] in self.delicate:
+                return False
             squash.append(users[0])
         axis = call.statics["axis"] % len(z.shape)
         if axis != len(z.shape) - 1:
@@ -397,6 +423,8 @@ class _Rewriter:
         """σ as a tanh; sums over the last axis as products with a column, which BLAS does faster than a reduction."""
         (x, *_), (out,) = call.args, call.outs
         if name == "sigmoid":
+            if out in self.delicate:
+                return False
             form = self.forms.get(x) or _Form(None, [(self.made(x), None)])
             t = self.emit(tanh, self.formed(self.each(form, 0.5)))
             self.forms[out] = _Form(0.5, [(t, 0.5)])

@@ -173,7 +173,7 @@ _SPECIAL = {
     "diagonal": lambda args, s, call: (f"np.diagonal({args[0][0]}, {s['offset']}, -2, -1)", ATOM),
     "roll": lambda args, s, call: (f"np.roll({args[0][0]}, {s['shift']}, {s['axis']})", ATOM),
     "unstack": lambda args, s, call: (f"tuple(np.moveaxis({args[0][0]}, {s['axis']}, 0))", ATOM),
-    "einsum": lambda args, s, call: (f"np.einsum({', '.join([repr(s['subscripts']), *(a for a, _ in args)])})", ATOM),
+    "einsum": lambda args, s, call: (f"np.einsum({', '.join([repr(s['subscripts']), *(a for a, _ in args)])})" + ".copy()" * (len(args) == 1), ATOM),
     "concatenate": lambda args, s, call: (f"np.concatenate({_parts(args)}, axis={s['axis']})", ATOM),
     "stack": lambda args, s, call: (f"np.stack({_parts(args)}, axis={s['axis']})", ATOM),
     "clip": lambda args, s, call: (f"np.clip({args[0][0]}, {s['min']}, {s['max']})", ATOM),

@@ -89,7 +89,21 @@ def no_grad():
         ...     (x * 2).requires_grad
         False
     """
-    return switched(grad=False)
+    return _NoGrad(grad=False)
+
+
+class _NoGrad(switched):
+    """As `switched`, but not within a trace: there no graph is kept anyway, and the block would go unnoticed."""
+
+    def _recreate_cm(self):
+        return _NoGrad(**self.changes)
+
+    def __enter__(self):
+        now = mode.get()
+        if now.tracing:
+            raise TraceError(message("no_grad()", "would be lost in a trace", {"traced in": now.recorder.name},
+                                     "Use stop_gradient on what is to be a constant, or scan(..., compiled=False)."))
+        super().__enter__()
 
 
 def tensor(data, *, requires_grad=False, dtype=None):
@@ -138,7 +152,7 @@ class Tensor:
         array([2., 4.])
     """
 
-    __slots__ = ("_array", "_node", "_trace", "__weakref__")  # `_trace` is set by a tracing recorder alone, on what it makes
+    __slots__ = ("_array", "_node", "_trace", "__weakref__")  # `_trace` is set by a tracing recorder, on what it makes
     __hash__ = object.__hash__
     numpy_table = {  # NumPy function -> function on Tensors; declaring an op adds its own
         np.shape: lambda t: t.shape,
@@ -151,7 +165,7 @@ class Tensor:
     }
 
     def __init__(self, array, node=None):
-        self._array, self._node = array, node
+        self._array, self._node, self._trace = array, node, None
 
     # ---- what it is -----------------------------------------------------------------------------------------
 
@@ -199,6 +213,8 @@ class Tensor:
     def _look(self, who):
         """The array, unless a cell is being traced: then the value exists for one step only."""
         now = mode.get()
+        if self._trace is not None and not self._trace.live:
+            raise over(self, who)
         if now.tracing and now.recorder.holds(self._array):
             raise TraceError(message(f"{who}", "a traced value was turned into a plain one",
                                      {"shape": self.shape, "traced in": now.recorder.name},
@@ -366,6 +382,12 @@ def _keepers(array):
     """The ops that saved an array for their backward; looked for only when somebody is about to write into it."""
     nodes = [node for node in gc.get_objects() if type(node) is Node and type(node.saved) is tuple]
     return ", ".join(sorted({str(node.plan) for node in nodes if any(value is array for value in node.saved)})) or "no op so far"
+
+
+def over(tensor, who):
+    """The error for a Tensor of a trace that is over: it stands for no value any more."""
+    return TraceError(message(who, "a Tensor of a trace that is over has no values", {"shape": tensor.shape, "made in": tensor._trace.name},
+                              "Return from the cell, in state or y, what is to be looked at."))
 
 
 def tracked(value):

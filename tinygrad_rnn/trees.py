@@ -148,6 +148,23 @@ def _unflatten(structure, leaves) -> Any:
     return kind(children)
 
 
+def modules(structure):
+    """The modules of a structure, in order: what stands in it besides containers and leaves."""
+    own = [] if structure.template is None else [structure.template]
+    return own + [m for child in structure.children for m in modules(child)]
+
+
+def with_modules(structure, instead):
+    """The structure with other modules: `instead` tells the new one by the identity of the old."""
+    if not modules(structure):
+        return structure
+    children = tuple([with_modules(child, instead) for child in structure.children])
+    if structure.template is None:
+        return Structure(structure.kind, structure.names, children)
+    module = instead[id(structure.template)]
+    return Structure(type(module), structure.names, children, module)
+
+
 def flatten_like(tree, structure):
     """The leaves of `tree` in the order of `structure`, dict keys in any order; None when the two differ.
 

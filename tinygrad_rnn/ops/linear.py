@@ -143,7 +143,8 @@ def einsum_kernel(*operands, subscripts):
         >>> tg.einsum("ij,j->i", np.eye(2), np.ones(2))
         array([1., 1.])
     """
-    return np.einsum(subscripts, *operands)
+    y = np.einsum(subscripts, *operands)
+    return np.array(y) if len(operands) == 1 else y  # of one operand NumPy gives a view, where it can
 
 
 einsum_kernel.__name__ = "einsum"
