@@ -32,6 +32,7 @@ CENTRED = {  # of a state h, an input x and parameters p: values of h's shape in
     "normed": lambda h, x, p: norm(h @ p["U"], p["a"], p["b"], 0.1) + norm(x @ p["W"], p["b"], None, 0.2),
     "normed state": lambda h, x, p: norm(h + x @ p["W"], p["a"], p["b"], 0.1) @ p["U"].T,
     "columns of factors": lambda h, x, p: total(h * p["a"] * tg.exp(x @ p["W"]) * mean(x)) * h * total(x),
+    "numbers in a sum": lambda h, x, p: mean(-(h * p["a"]) * tg.exp(x @ p["W"]) * 3.0) * h,
     "variance": lambda h, x, p: (lambda v: (v - mean(v)) / tg.sqrt(tg.var(v, axis=-1, keepdims=True) + 0.1))(h @ p["U"]),
 }
 
@@ -131,7 +132,7 @@ def test_a_wrong_law_is_found(monkeypatch, fault):
     if fault == "factors":
         monkeypatch.setattr(_Rewriter, "sorted_factors", lambda self, k, shape, right=_Rewriter.sorted_factors: (1.0, *right(self, k, shape)[1:]))
     with pytest.raises(AssertionError):
-        for kind in ("centred", "twice", "normed"):
+        for kind in ("centred", "twice", "normed", "numbers in a sum"):
             at = arrays((4,))
             assert_same(tg.grad(value(kind))(at), tg.grad(value(kind, False))(at))
 

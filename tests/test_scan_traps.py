@@ -669,3 +669,13 @@ def test_a_sigmoid_far_out_keeps_its_relative_accuracy_where_it_counts(cell, dty
     (value, slope), (expected, other) = (tg.value_and_grad(f)(xs, compiled) for compiled in (True, False))
     np.testing.assert_allclose(value, expected, rtol=1e-5 if dtype == "float32" else 1e-12)
     np.testing.assert_allclose(slope, other, rtol=1e-4 if dtype == "float32" else 1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("divisor", [0.0, 1e-320, 1e-310, -1e-320, 1e308])
+@pytest.mark.parametrize("literal", [True, False])
+def test_a_quotient_is_not_made_from_a_reciprocal_that_may_be_infinite(divisor, literal):
+    b = divisor if literal else np.full(2, divisor)
+    with np.errstate(all="ignore"):
+        found, expected = (tg.scan(lambda h, x: (tg.tanh((h + x) / b), h), np.zeros(2), np.zeros((3, 2)), compiled=compiled)[0]
+                           for compiled in (True, False))
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))

@@ -229,7 +229,10 @@ class _Rewriter:
             return None
         if name == "divide":
             by = b.const
-            return self.scaled(a, 1 / by if not isinstance(by, (Value, np.ndarray)) else self.emit(registry["divide"], 1.0, by))
+            if not isinstance(by, (Value, np.ndarray)):
+                return self.scaled(a, 1 / by) if 1e-30 < abs(by) < 1e30 else None
+            root = self.maker.get(by) if isinstance(by, Value) else None  # the reciprocal of a root is finite, unless it is 0
+            return self.scaled(a, self.emit(registry["divide"], 1.0, by)) if root is not None and root.op is registry["sqrt"] else None
         form, k = (a, b.const) if a.terms else (b, a.const)
         return self.scaled(form, k)
 

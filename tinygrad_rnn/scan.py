@@ -55,7 +55,8 @@ def scan(cell, state, xs, *, length=None, reverse=False, lengths=None, truncate=
     that looks at a traced value, which would be frozen to the first step.
 
     Gradient: that of the plain loop, at every order, for state, xs and whatever the cell closes over. Random numbers
-    drawn in the cell would be drawn once: pass noise and masks as part of xs.
+    drawn in the cell would be drawn once: pass noise and masks as part of xs. (A cell is compared with itself at two steps
+    whenever it closes over something new; an array that it begins to write into later, in place, goes unnoticed.)
 
     Source: the form is that of `jax.lax.scan`; truncation as in Williams and Peng, "An efficient gradient-based
     algorithm for on-line training of recurrent network trajectories" (1990).
