@@ -149,13 +149,28 @@ def _unflatten(structure, leaves) -> Any:
 
 
 def modules(structure):
-    """The modules of a structure, in order: what stands in it besides containers and leaves."""
+    """The modules of a structure, in order: what stands in it besides containers and leaves.
+
+    Example:
+        >>> _, structure = tg.trees.flatten([tg.nn.Linear(3, 2), 1.0])
+        >>> [type(module).__name__ for module in tg.trees.modules(structure)]
+        ['Linear']
+    """
     own = [] if structure.template is None else [structure.template]
     return own + [m for child in structure.children for m in modules(child)]
 
 
 def with_modules(structure, instead):
-    """The structure with other modules: `instead` tells the new one by the identity of the old."""
+    """The structure with other modules: `instead` tells the new one by the identity of the old.
+
+    Raises: KeyError for a module that `instead` does not know.
+
+    Example:
+        >>> old, new = tg.nn.Linear(3, 2), tg.nn.Linear(3, 2)
+        >>> leaves, structure = tg.trees.flatten(old)
+        >>> tg.trees.modules(tg.trees.with_modules(structure, {id(old): new})) == [new]
+        True
+    """
     if not modules(structure):
         return structure
     children = tuple([with_modules(child, instead) for child in structure.children])
