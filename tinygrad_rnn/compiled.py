@@ -189,7 +189,6 @@ class _Written:
         calls = _once(tracer.calls, same)
         program = Program([value for value, _ in inputs], calls, [same.get(v, v) for v in outs])
         self.run = _Straight(_shorter(program)).compile()
-
         self.places = trees.modules(self.structure)
 
     def tree(self, given):

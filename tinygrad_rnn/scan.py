@@ -242,7 +242,7 @@ def _trail(obj):
     """(array or number, what is seen of it): what something closed over is recognised by. A Tensor that is tracked or that an
     outer trace made need not be: it was there before the cell ran. (A number stands for itself.)"""
     if type(obj) is Tensor:
-        if obj._node is not None or getattr(obj, "_trace", None) is not None:
+        if obj._node is not None or obj._trace is not None:
             return _THERE
         obj = obj._array
     if not isinstance(obj, np.ndarray) or not obj.ndim:

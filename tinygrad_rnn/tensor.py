@@ -224,7 +224,7 @@ class Tensor:
 
     def _fixed(self, who):
         """Refuse to change what stands for a traced value: it serves in later traces too."""
-        mark = getattr(self, "_trace", None)
+        mark = self._trace
         if mark is not None:
             raise TraceError(message(who, "a traced value cannot be changed", {"shape": self.shape, "traced in": mark.name},
                                      "Make a new value with ops, or prepare the Tensor outside of the cell."))
