@@ -25,7 +25,7 @@ FLOORS = {
     "schedule": 7, "buffers": 7,
     "steps": 8,
     "emit": 9,
-    "loops": 10,
+    "loops": 10, "straight": 10,
     "derive": 11,
     "scan": 12, "compiled": 12,
     "nn": 13, "optim": 13, "check": 13, "explain": 13, "sources": 13, "parallel": 13,
