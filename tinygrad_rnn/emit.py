@@ -15,7 +15,7 @@ from . import workspace
 from .buffers import has_out
 from .program import Value
 from .schedule import SAMPLE, Schedule
-from .spelling import ATOM, Steps, kernels, spell
+from .spelling import ATOM, Steps, kernels
 from .steps import StepText
 
 BLOCK_BYTES = 1 << 19  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
@@ -27,15 +27,20 @@ class Source(StepText):
     """The text of a loop as a Python function `run(T, states…, xs…, consts…) -> (states…, ys…, sums…)`.
 
     `names` and `sequences` name the inputs, `taken` says which names are not free. `body` holds the lines, `inputs` and
-    `results` the texts of what goes in and comes out, `constants` the arrays that the text speaks of.
+    `results` the texts of what goes in and comes out, `constants` the arrays that the text speaks of. Where the T is given, and
+    all steps fit one block, the text says nothing of blocks; it then holds for no more steps than `block_size`.
     """
 
-    def __init__(self, loop, names=None, sequences=None, taken=()):
+    def __init__(self, loop, names=None, sequences=None, taken=(), T=None):
         self.loop, self.s = loop, Schedule(loop)
         self.names = {(v, ""): name for v, name in (names or {}).items()}
         self.taken, self.constants, self.short = {"T", "np", "run", "empty", "n", "part", "start", "first", *taken}, {}, {}
         self.body = self.lines = []
+        self.viewed = set()  # views that the loop has made outside of it
         self._live()
+        self.at_once = T is not None and T <= self.block_size
+        if self.at_once:
+            self.passing = set()
         self.calls = [c for c in (*self.s.once, *self.s.before, *self.s.inside, *self.s.after) if self.live(c)]
         self._makers = {v: call for call in self.calls for v in call.outs}
         self._write(sequences)
@@ -140,7 +145,7 @@ class Source(StepText):
                 products and call.args[1] not in made and len(call.args[0].shape) == 2)
             if rows and all(a in flows or a not in made for a in call.inputs):
                 flows.update(call.outs)
-        inner = {s.stacked.get(a, a) for c in s.inside for a in c.inputs} | {s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value)}
+        inner = {s.stacked.get(a, a) for c in s.inside for a in c.inputs if a not in s.recurrent} | {s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value)}
         summing = [c for c in s.after if c in s.summing and self.live(c)]
         views, self.tallies = self._tallies(summing, flows | {s.stacked[x] for x in self.loop.xs}, products)
         whole = {a for c in summing if c not in self.tallies and c not in views for a in c.inputs} | results
@@ -217,7 +222,9 @@ class Source(StepText):
         rows = {a for c in self.s.inside if c.op.name == "matmul" and isinstance(c.args[1], Value) for a in c.args[1:]
                 if isinstance(c.args[0], Value) and c.args[0].shape[:-1] not in ((), (1,))}
         for call in calls:
-            text, _ = spell(call, [self.arg(a) for a in call.args])
+            if self.viewed.issuperset(call.outs):
+                continue
+            text = self._text(call, [self.arg(a) for a in call.args])
             if call.op.name == "transpose" and call.outs[0] in rows:
                 text = f"np.ascontiguousarray({text})"  # products of many rows with a transposed view take twice as long
             self.put(f"{', '.join(self.name(v) for v in call.outs)} = {text}")

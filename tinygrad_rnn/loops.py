@@ -34,7 +34,7 @@ class Loop:
         self.derived = {}  # what `derive` has made of this loop
         self.augmented = False  # whether its results enter a graph, where nobody can write to them
         self.shorter = self  # the loop without the outputs that it was augmented with
-        self._run = None
+        self._runs, self._block = {}, 0  # whether all steps fit a block -> function; how many do
 
     states = property(lambda self: self.body.inputs[:self.n_states])
     xs = property(lambda self: self.body.inputs[self.n_states:self.n_states + self.n_xs])
@@ -48,7 +48,7 @@ class Loop:
 
     def run(self, T, arrays):
         """The results of T steps: last states, stacked ys, sums."""
-        return (self._run or self.function)(T, *arrays)
+        return (self._runs.get(T <= self._block) or self.function(T))(T, *arrays)
 
     def like(self, T):
         """Arrays of the shapes and dtypes of the results of T steps that take no memory."""
@@ -56,18 +56,19 @@ class Loop:
         ys = range(self.n_states, self.n_states + self.n_ys)
         return tuple([np.broadcast_to(v.like_ones(), (T, *v.shape)) if i in ys else v.like_ones() for i, v in enumerate(outs)])
 
-    @property
-    def function(self):
-        """The generated function `(T, *arrays) -> results`."""
-        if self._run is None:
-            with switched(grad=False, recorder=None):  # whoever runs a loop may be tracing
-                self._run = Source(self.faster()).compile()
-        return self._run
+    def function(self, T):
+        """The generated function `(T, *arrays) -> results`; one that knows no blocks where T steps fit one."""
+        if T <= self._block and True in self._runs or T > self._block > 0 and False in self._runs:
+            return self._runs[T <= self._block]
+        with switched(grad=False, recorder=None):  # whoever runs a loop may be tracing
+            source = Source(self.faster(), T=T)
+            self._block = source.block_size
+            return self._runs.setdefault(T <= self._block, source.compile())
 
-    @property
-    def name(self):
-        """Under which the loop is called from another: a scan inside a cell."""
-        return f"loop_{id(self)}"
+    def name(self, T):
+        """Under which the loop is called from another, as for a scan inside a cell."""
+        self.function(T)
+        return f"loop_{id(self)}{'_in_blocks' * (T > self._block)}"
 
     def faster(self):
         """The same loop with a body that makes fewer calls."""

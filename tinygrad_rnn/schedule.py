@@ -165,9 +165,14 @@ class Schedule:
                     isinstance(a, Value) and len(a.shape) == 2 and a in self.varying for a in call.args):
                 if self.readable:
                     return self._einsum(call)
-                a, b = (self.stack(arg) for arg in call.args)
-                m, n = value.shape
-                return self._traced(lambda a, b: np.matmul(np.transpose(a, (1, 0, 2)).reshape((m, -1)), b.reshape((-1, n))), [a, b], [True, True])
+                (a, b), (m, n) = call.args, value.shape
+                turned = self._maker.get(a)
+                if turned is not None and turned.op.name == "transpose" and a not in self.recurrent:
+                    (rows,) = turned.args
+                    return self._traced(lambda a, b: np.matmul(np.transpose(a.reshape((-1, m))), b.reshape((-1, n))),
+                                        [self.stack(rows), self.stack(b)], [True, True])
+                return self._traced(lambda a, b: np.matmul(np.transpose(a, (1, 0, 2)).reshape((m, -1)), b.reshape((-1, n))),
+                                    [self.stack(a), self.stack(b)], [True, True])
             if call.op.name == "matmul" and not self.readable and all(np.ndim(a) == 2 if not isinstance(a, Value) else len(a.shape) == 2
                     for a in call.args) and [isinstance(a, Value) and a in self.varying for a in call.args] == [True, False]:
                 return self._traced(lambda a, b: np.matmul(a, b), [self._sum(call.args[0]), call.args[1]], [False, False])

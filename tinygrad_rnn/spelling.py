@@ -60,7 +60,7 @@ def spell(call, args, out=None):
     if special is not None:
         return special(args, statics, call)
     if "loop" in statics:  # a scan inside a cell is a function of its own
-        return f"{statics['loop'].name}({', '.join([_item(statics['T']), *names])})" + "[0]" * (len(call.outs) == 1), ATOM
+        return f"{statics['loop'].name(statics['T'])}({', '.join([_item(statics['T']), *names])})" + "[0]" * (len(call.outs) == 1), ATOM
     if out is None and ours(op) and op.name in _INFIX:
         sign = _INFIX[op.name]
         rank = _RANK[sign]
@@ -187,7 +187,8 @@ def kernels(calls):
              if not is_numpy(call.op) and not (ours(call.op) and call.op.name in _SPECIAL) and "loop" not in call.statics}
     for call in calls:
         if "loop" in call.statics:
-            found[call.statics["loop"].name] = call.statics["loop"].function
+            loop, T = call.statics["loop"], call.statics["T"]
+            found[loop.name(T)] = loop.function(T)
         if call.op.name == "scatter_add" and ours(call.op):
             function = added_at if len(call.args) > 1 else placed_at
             found[function.__name__] = function

@@ -53,7 +53,7 @@ class StepText:
         for state, value, start in zip(self.loop.states, self.loop.next_states, initial):
             self._state(state, value, start, made)
         self._joins(made)
-        self.steps_of = {}  # in a block: sequence -> its slice
+        self.steps_of, self.views = {}, {}  # in a block: sequence -> its slice; the text of a view -> its names
         size = self.block_size
         inside = SimpleNamespace(op=SimpleNamespace(view=False), outs=(), inputs=[self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs])
         self.block_names, self.block_room = set(), Room([*self.early, inside, *self.late], self.full)
@@ -64,37 +64,40 @@ class StepText:
         lines = [*self.step, *(self._end(e) for e in self.ends)]
         early, self.block = self.block, []
         self._block(self.late, len(self.early) + 1)
-        if any(call.op.name == "matmul" for call in self.tallies):
+        in_blocks = self.blocked and not self.at_once
+        if in_blocks and any(call.op.name == "matmul" for call in self.tallies):
             self.head.append("first = True")
             self.block.append("first = False")
         if self.head:
             self.put("# buffers")
         for line in self.head:
             self.put(line)
-        depth = 1
-        if self.blocked:
+        depth, rev = 1 + bool(in_blocks), "[::-1]" * self.loop.reverse
+        if in_blocks:
             self.put("# the loop, in blocks of steps that stay in the cache")
-            self.put(f"for start in range(0, T, {size}){'[::-1]' * self.loop.reverse}:")
+            self.put(f"for start in range(0, T, {size}){rev}:")
             self.put(f"part = slice(start, min(start + {size}, T))", 2)
             self.put("n = part.stop - start", 2)
-            for line in early:
-                self.put(line, 2)
-            depth = 2
-        else:
+        elif early:
+            self.put("# what the steps of the loop read")
+        for line in early:
+            self.put(line, depth)
+        if not in_blocks:
             self.put("# the loop")
         names = ", ".join(name for name, _, _ in self.each) + "," * (len(self.each) == 1)
-        rev = "[::-1]" * self.loop.reverse
         sources = []
         for _, text, shape in self.each:
-            if self.blocked and text not in self.block_names:
+            if in_blocks and text not in self.block_names:
                 text = f"{text}[part]"
             sources.append(f"[{text}[t, ...] for t in range(len({text}))]{rev}" if shape == () else text + rev)
-        steps = "n" if self.blocked else "T"
+        steps = "n" if in_blocks else "T"
         self.put(f"for {names} in zip({', '.join(sources)}):" if self.each else f"for _ in range({steps}):", depth)
         for line in lines or ["pass"]:
             self.put(line, depth + 1)
+        if self.block and not in_blocks:
+            self.put("# of all its steps")
         for line in self.block:
-            self.put(line, 2)
+            self.put(line, depth)
 
     def every(self, name, sequence, shape):
         """Have `name` run over the steps of a sequence."""
@@ -147,8 +150,13 @@ class StepText:
         def read(arg):
             if isinstance(arg, Value) and arg in sequences and arg not in inner:
                 if arg not in self.steps_of:
-                    name = self.steps_of[arg] = self.fresh(self.name(arg).split("[")[0] + "_b")
-                    self.block.append(f"{name} = {self.name(arg)}[part]")
+                    text = self.name(arg)
+                    if self.at_once and "[" not in text:
+                        return text, ATOM
+                    name = self.steps_of[arg] = self.fresh(text.split("[")[0] + "_b")
+                    self.block.append(f"{name} = {text}{'[part]' * (not self.at_once)}")
+                    if self.at_once:
+                        self.block_names.add(name)
                 return self.steps_of[arg], ATOM
             if isinstance(arg, Value) and arg in inner:
                 return self.steps_of[arg], ATOM
@@ -163,8 +171,12 @@ class StepText:
             texts = [(self.scalar(a, out.dtype), ATOM) if plain and type(a) in (int, float) else read(a) for a in call.args]
             if len(call.outs) > 1 or not has_out(call):
                 names = [self.fresh(re.sub(r"\W", "", v.name) or "v") for v in call.outs]
-                text = re.sub(r"(?<![.\w])T\b", "n", spell(call, texts)[0])
-                self.block.append(f"{', '.join(names)} = {text}")
+                text = self._text(call, texts) if self.at_once else re.sub(r"(?<![.\w])T\b", "n", self._text(call, texts))
+                if call.op.view and text in self.views:
+                    names = self.views[text]
+                else:
+                    self.block.append(f"{', '.join(names)} = {text}")
+                    self.views[text] = names
                 self.steps_of.update(zip(call.outs, names))
                 self.block_names.update(names)
                 if call.op.view and len(call.outs) == 1:
@@ -175,7 +187,11 @@ class StepText:
                 name = self.fresh(re.sub(r"\W", "", out.name) or "v")
                 lead = f"{out.shape[0] // SAMPLE} * " if out.shape[0] > SAMPLE else ""
                 rest = "".join(f", {m}" for m in out.shape[1:]) or ","
-                if out in self.full:
+                if self.at_once:
+                    self.head.append(f"{name} = np.empty(({lead}T{rest}), {dtype_text(out)})")
+                    if out in self.full:
+                        self.names[out, ""] = name
+                elif out in self.full:
                     stack = self.names[out, ""] = self.fresh(name + "s")
                     self.head.append(f"{stack} = np.empty(({lead}T{rest}), {dtype_text(out)})")
                     self.block.append(f"{name} = {stack}[{lead}start:{lead}part.stop]")
@@ -194,6 +210,9 @@ class StepText:
         """A sum over time that a block adds to; the first block's product is the sum itself."""
         (out,) = call.outs
         total, place = self.name(out), f"({tuple_text(out.shape)}, {dtype_text(out)})"
+        if self.at_once:
+            self.block.append(f"{total} = {self._text(call, texts)}")
+            return
         if call.op.name == "sum":
             self.head.append(f"{total} = np.zeros{place}")
             self.block.append(f"{total} += {spell(call, texts)[0]}")
@@ -297,7 +316,7 @@ class StepText:
         if len(call.outs) > 1 or not self._writes(call):
             texts = [self._read(a) for a in call.args]
             names = [self.name(v) if v not in self.s.stored else self.fresh(self.name(v) + "_new") for v in call.outs]
-            self.step.append(f"{', '.join(names)} = {spell(call, texts)[0]}")
+            self.step.append(f"{', '.join(names)} = {self._text(call, texts)}")
             for v, name in zip(call.outs, names):
                 if v in self.s.stored:
                     self.step.append(f"{self._buffer(v)}[...] = {name}")
@@ -350,7 +369,7 @@ class StepText:
             return False
         if stacked is None:
             names = [self.name(v) for v in call.outs]
-            self.head.append(f"{', '.join(names)} = {spell(call, [(self.where[call.args[0]], ATOM)])[0]}")
+            self.head.append(f"{', '.join(names)} = {self._text(call, [(self.where[call.args[0]], ATOM)])}")
             for v, name, f in zip(call.outs, names, found):
                 self.where[v], self.homes[v] = name, (None, f)
                 self.room.view(v, call.args[0], name)
@@ -360,7 +379,8 @@ class StepText:
         known = {inputs[0][0]: stacked}
         self.s.adopt(tracer, known, lines)
         for c in lines:
-            self.head.append(f"{', '.join(self.name(v) for v in c.outs)} = {spell(c, [self.arg(a) for a in c.args])[0]}")
+            self.head.append(f"{', '.join(self.name(v) for v in c.outs)} = {self._text(c, [self.arg(a) for a in c.args])}")
+            self.viewed.update(c.outs)
         for v, lifted, f in zip(call.outs, outs, found):
             lifted = known.get(lifted, lifted)
             name = self.where[v] = self.fresh(self.name(v))
@@ -371,6 +391,15 @@ class StepText:
     def _writes(self, call):
         """Whether a call can write into a buffer."""
         return len(call.outs) == 1 and has_out(call)
+
+    def _text(self, call, texts):
+        """A call as an expression; parts of an array are slices of it, sums its method: NumPy's functions take ten times as long."""
+        if call.op.name == "split_" and ours(call.op) and texts[0][1] == ATOM:
+            axis, stops = call.statics["axis"] % len(call.args[0].shape), np.cumsum(call.statics["sizes"]).tolist()
+            lead = "..., " if axis and axis == len(call.args[0].shape) - 1 else ":, " * axis
+            return ", ".join([f"{texts[0][0]}[{lead}{start}:{stop}]" for start, stop in zip([0, *stops], stops)])
+        text = spell(call, texts)[0]
+        return re.sub(r"^np\.sum\((\w+)(?:, |(?=\)))", r"\1.sum(", text) if call.op.name == "sum" else text
 
     def _into(self, call, texts, out):
         """A call that writes its result into `out`, the last argument."""
