@@ -108,7 +108,8 @@ class StepText:
         return [v for v in self.loop.next_states if isinstance(v, Value)]
 
     def _state(self, state, value, start, made):
-        """Where a state lives: in a stack of T + 1 when its steps are read later, else in two buffers that change places."""
+        """Where a state lives: in a stack of T + 1 when its steps are read later, else in one buffer, or in two that change places
+        where the next state is made while the old one still is read."""
         s, reverse = self.s, self.loop.reverse
         own = isinstance(value, Value) and value in made and value not in self.owner
         word, shape = self.name(state), "".join(f", {n}" for n in state.shape) or ","
@@ -125,6 +126,10 @@ class StepText:
                 self.names[s.stacked[value], ""] = buffer + new
             self.ends.append(f"{word} = {target}")
             self.finals.append(f"{buffer}[{last}{dots}].copy()")
+        elif own and self._free_before(state, made[value]):
+            target = word
+            self.head.append(f"{word} = np.array({start})")
+            self.finals.append(word)
         else:
             self.head.append(f"{word}, {target} = np.array({start}), np.empty({tuple_text(state.shape)}, {dtype_text(state)})")
             self.ends.append(f"{word}, {target} = {target}, {word}")
@@ -134,6 +139,13 @@ class StepText:
             self.owner[value] = target
         else:
             self.ends.insert(0, (value, target))
+
+    def _free_before(self, state, call):
+        """Whether a state is read for the last time before `call` makes the next one: that may then lie where the state did."""
+        readers = [c for c in self.s.inside if state in c.inputs]
+        at = self.s.inside.index(call)
+        return (self._writes(call) and not any(v is state for v in self.loop.next_states) and not any(c.op.view for c in readers)
+                and all(self.s.inside.index(c) < at for c in readers))
 
     def _end(self, end):
         """The last lines of a step: a state that is no result of the step's own calls is copied."""
