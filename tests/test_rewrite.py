@@ -1,5 +1,6 @@
 """What makes a loop faster changes nothing that it computes: means that go into weights, columns, blocks of few steps."""
 
+import re
 import sys
 
 import numpy as np
@@ -9,15 +10,16 @@ from hypothesis import strategies as st
 from random_cells import assert_same, derivative, directions, loss, with_options
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import emit, means, workspace
+from tinygrad_rnn import emit, means, quotients, rewrite, workspace
 from tinygrad_rnn.means import without_means
-from tinygrad_rnn.program import Program, Tracer
+from tinygrad_rnn.program import Call, Program, Tracer
 from tinygrad_rnn.rewrite import _Rewriter
 from tinygrad_rnn.tensor import switched
 
 scan_module = sys.modules["tinygrad_rnn.scan"]  # (`tinygrad_rnn.scan` is the function)
 rng = np.random.default_rng(0)
 norm = tg.nn.functional.layer_norm
+unit = lambda v: v / tg.sqrt(mean(v * v) + 0.1)
 mean = lambda v: tg.mean(v, axis=-1, keepdims=True)
 total = lambda v: tg.sum(v, axis=-1, keepdims=True)
 CENTRED = {  # of a state h, an input x and parameters p: values of h's shape in which means meet products
@@ -33,6 +35,11 @@ CENTRED = {  # of a state h, an input x and parameters p: values of h's shape in
     "normed state": lambda h, x, p: norm(h + x @ p["W"], p["a"], p["b"], 0.1) @ p["U"].T,
     "columns of factors": lambda h, x, p: total(h * p["a"] * tg.exp(x @ p["W"]) * mean(x)) * h * total(x),
     "numbers in a sum": lambda h, x, p: mean(-(h * p["a"]) * tg.exp(x @ p["W"]) * 3.0) * h,
+    "unit": lambda h, x, p: (unit(h @ p["V"]) * p["e"])[..., :h.shape[-1]] + unit(h) * h,
+    "unit, read thrice": lambda h, x, p: (lambda y: y @ p["V"].T * mean(y) + y[..., 2:])(unit(tg.sin(h) @ p["V"] - mean(x))),
+    "unit of a unit": lambda h, x, p: (lambda y: unit(y * y)[..., 1:-1])(unit(h @ p["V"] + x @ p["V"][:2])),
+    "not quite units": lambda h, x, p: (lambda v, r: (v / r + (v / (r + 1) - 1 / r) * mean(v)) @ p["V"].T)(
+        *(lambda v: (v, tg.sqrt(mean(v * v) + 0.1)))(h @ p["V"])),
     "variance": lambda h, x, p: (lambda v: (v - mean(v)) / tg.sqrt(tg.var(v, axis=-1, keepdims=True) + 0.1))(h @ p["U"]),
 }
 
@@ -46,7 +53,8 @@ def cell(kind, p):
 
 
 def arrays(lead, H=3, T=5):
-    p = dict(U=rng.normal(size=(H, H)), W=rng.normal(size=(2, H)), a=rng.normal(size=H), b=rng.normal(size=H))
+    p = dict(U=rng.normal(size=(H, H)), W=rng.normal(size=(2, H)), a=rng.normal(size=H), b=rng.normal(size=H),
+             V=rng.normal(size=(H, H + 2)), e=rng.normal(size=H + 2))
     return dict(p=p, h=rng.normal(size=(*lead, H)) * 0.5, xs=rng.normal(size=(T, *lead, 2)))
 
 
@@ -58,10 +66,19 @@ def value(kind, compiled=True):
     return f
 
 
+def widths(monkeypatch, wide):
+    """Have arrays of so many elements count as wide; every cell is seen for the first time."""
+    monkeypatch.setattr(scan_module, "_programs", {})
+    monkeypatch.setattr(scan_module, "_known", {})
+    monkeypatch.setattr(rewrite, "WIDE", wide)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("lead", [(), (1,), (4,)], ids=str)
 @pytest.mark.parametrize("kind", CENTRED)
-def test_cells_with_means_equal_the_plain_loop(kind, lead, order):
+@pytest.mark.parametrize("wide", [1, rewrite.WIDE])
+def test_cells_with_means_equal_the_plain_loop(kind, lead, order, wide, monkeypatch):
+    widths(monkeypatch, wide)
     at = arrays(lead)
     vs = [directions(at, k) for k in range(order - 1)]
     found, expected = (derivative(value(kind, compiled), order, *vs)(at) for compiled in (True, False))
@@ -117,10 +134,9 @@ def test_which_products_take_over_what_a_cotangent_is():
     assert "subtract" in names(without_means(body, [body.inputs[2]]), (5, 3))
 
 
-@pytest.mark.parametrize("fault", ["mean", "law", "factors"])
+@pytest.mark.parametrize("fault", ["mean", "law", "factors", "quotient", "row", "behind"])
 def test_a_wrong_law_is_found(monkeypatch, fault):
-    monkeypatch.setattr(scan_module, "_programs", {})
-    monkeypatch.setattr(scan_module, "_known", {})
+    widths(monkeypatch, 1)
     if fault == "mean":
         monkeypatch.setattr(means._Means, "shifted", lambda self, m, *rest, right=means._Means.shifted: right(self, m, rest[0], rest[1] / 2, *rest[2:]))
     if fault == "law":  # of a cotangent only
@@ -131,10 +147,75 @@ def test_a_wrong_law_is_found(monkeypatch, fault):
         monkeypatch.setattr(means._Means, "taken", wrong)
     if fault == "factors":
         monkeypatch.setattr(_Rewriter, "sorted_factors", lambda self, k, shape, right=_Rewriter.sorted_factors: (1.0, *right(self, k, shape)[1:]))
+    if fault == "quotient":  # t / r is taken for t
+        monkeypatch.setattr(quotients._Search, "undivided", lambda self, value, r, y: value)
+    if fault == "row":  # the factor that is taken out stays
+        monkeypatch.setattr(_Rewriter, "without", lambda self, u, k, r, shape: (u, k))
+    if fault == "behind":  # it is put behind one product only
+        def forgetful(self, call, right=_Rewriter.rows_behind):
+            found = right(self, call)
+            if found and call.args[0] in self.turned:
+                self.calls[-1] = Call(call.op, (call.args[0], self.calls[-1].args[1]), {}, self.calls[-1].outs)
+            return found
+
+        monkeypatch.setattr(_Rewriter, "rows_behind", forgetful)
     with pytest.raises(AssertionError):
         for kind in ("centred", "twice", "normed", "numbers in a sum"):
             at = arrays((4,))
             assert_same(tg.grad(value(kind))(at), tg.grad(value(kind, False))(at))
+
+
+# ---- rows divided by their roots ----------------------------------------------------------------------------
+
+
+def test_a_dividend_is_not_kept_beside_its_quotient():
+    """Of the backward pass of a layer norm only the quotients and the roots are read."""
+    text = tg.explain.source(lambda h, x: (lambda h: (h, h))(unit(h @ np.eye(4) + x)), np.zeros((2, 4)), np.zeros((5, 2, 4)))
+    assert "saved = (T, deviation, h)" in text, text  # the quotient is the state
+
+
+def test_the_factor_of_a_row_stands_behind_the_products(monkeypatch):
+    widths(monkeypatch, 1)
+    H, G = 4, 16
+    cell = lambda p: lambda h, x: (lambda h: (h, h))(tg.tanh(unit(h @ p["U"]) * p["a"])[..., :H] + x)
+    at = dict(U=rng.normal(size=(H, G)), a=rng.normal(size=G))
+    step = lambda p: tg.explain.source(cell(p), np.zeros((2, H)), np.zeros((5, 2, H)), optimized=True)
+    text = step(at)
+    backward = text[text.index("def backward"):]
+    assert re.search(r"dot\((\w+), \w+, (\w+)\)\n +multiply\(\2, \w+, ", backward), text
+    monkeypatch.setattr(rewrite, "WIDE", 1 << 12)
+    assert step(at) != text
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32), st.sampled_from([1e-5, 1e-30, 1e-36]), st.sampled_from([1, 1 << 12]))
+def test_extreme_rows_have_the_gradients_of_the_plain_loop(seed, epsilon, wide):
+    """Rows, weights and cotangents of sizes from 1e-12 to 1e12, float32: finite where the plain loop is, and as accurate."""
+    rng = np.random.default_rng(seed)
+    sizes = lambda *lead: 10.0 ** rng.uniform(-12, 12, size=lead)
+    at = dict(V=rng.normal(size=(3, 5)) * sizes(), W=rng.normal(size=(2, 5)) * sizes(), a=rng.normal(size=5), h=rng.normal(size=(4, 3)) * sizes(4, 1),
+              xs=rng.normal(size=(3, 4, 2)) * sizes(3, 4, 1), g=rng.normal(size=(3, 4, 3)) * sizes(3, 4, 1))
+    at = {name: a.astype(np.float32) for name, a in at.items()}
+    rows = lambda v: (lambda d: d / tg.sqrt(mean(d * d) + epsilon))(v - mean(v))
+
+    def f(at, compiled):
+        def step(h, x):
+            h = h * tg.tanh(rows(h @ at["V"]) * at["a"] + rows(x @ at["W"]))[..., :3]
+            return h, h
+
+        return tg.sum(tg.scan(step, at["h"], at["xs"], compiled=compiled)[1] * at["g"])
+
+    precise = {name: a.astype(np.float64) for name, a in at.items()}
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        widths(patch, wide)
+        grads = [tg.grad(f)(p, compiled) for p, compiled in ((at, True), (at, False), (precise, False))]
+    for name in at:
+        found, plain, exact = (np.asarray(grad[name], np.float64) for grad in grads)
+        axes = tuple(range(exact.ndim)) if name in "VWa" else (-1,)
+        with np.errstate(all="ignore"):
+            errors = [np.max(np.abs(grad - exact), axis=axes) for grad in (found, plain)]
+            bound = 50 * errors[1] + 1e-5 * np.max(np.abs(exact), axis=axes) + 1e-30
+        assert np.all((errors[0] <= bound) | ~np.isfinite(bound)), (name, found, plain)
 
 
 # ---- blocks of steps ----------------------------------------------------------------------------------------
@@ -148,6 +229,7 @@ def blocks_of(patch, steps):
 
     patch.setattr(scan_module, "_programs", {})
     patch.setattr(scan_module, "_known", {})
+    patch.setattr(rewrite, "WIDE", 1)
     patch.setattr(workspace, "LEAST_BYTES", 1)
     patch.setattr(emit.Source, "_part", part)
 

@@ -466,8 +466,8 @@ def test_locals_and_parameters_keep_their_names():
 
 def test_what_nobody_named_is_called_after_what_it_is():
     text = tg.explain.source(tg.nn.LayerNormLSTMCell(3, 5))
-    for line in ("deviation[t] = np.sqrt(np.mean(centered[t] ** 2, axis=-1, keepdims=True) + 1e-05)", "normed[t] = centered[t] / deviation[t]",
-                 "dcentered2 = dnormed2 / deviation2[t] - 2 * (minus_dvariance2 / 20 * centered2[t])"):
+    for line in ("deviation[t] = np.sqrt(np.mean(centered ** 2, axis=-1, keepdims=True) + 1e-05)", "normed[t] = centered / deviation[t]",
+                 "dcentered2 = dnormed2 / deviation2[t] - 2 * (minus_ddeviation2_scaled / 20 * normed2[t])"):
         assert f"        {line}\n" in text, text
     text = tg.explain.source(lambda h, x: (tg.tanh(h @ U + b), x @ W), h0, xs)
     assert "    y = xs @ W\n" in text and "dz[t] = " in text, text

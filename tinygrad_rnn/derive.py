@@ -14,8 +14,9 @@ in the same three kinds: cotangents of states are carried, those of xs are stack
 import numpy as np
 
 from .loops import Loop
-from .primitive import Primitive
+from .primitive import Primitive, registry
 from .program import Call, Program, Tracer, Value, replay
+from .quotients import without_dividends
 from .tensor import Tensor, mode, switched
 from .walk import is_tracked, walk
 
@@ -151,7 +152,8 @@ def _differentiated(loop, active, given):
     origin = {tracer.value(tensor): v for v, tensor in known.items()}
     closed = {value: getattr(obj, "_array", obj) for value, obj in tracer.closed}
     varying = _varying(loop)
-    backward = _backward_calls(tracer.calls, start, results, origin, varying)
+    backward = without_dividends(_backward_calls(tracer.calls, start, results, origin, varying), tracer.calls[:start],
+                                 [u for u in results.values() if u is not None])
     mentioned = _mentioned(backward, results, origin)
     stash = [origin[u] for u in mentioned if origin[u] not in loop.xs and origin[u] not in loop.consts]
 
@@ -188,6 +190,7 @@ def _differentiated(loop, active, given):
         for u, v in origin.items():
             u.name = f"{v.name}_before" if v in loop.states and v.name else u.name or v.name
         made.loop = Loop(Program(inputs, calls, [out(i) for i in made.gives]), len(carried), len(made.arrived) + len(stacked), len(xs), not loop.reverse)
+        made.loop.roots = {call.outs[0] for call in tracer.calls[:start] if call.op is registry["sqrt"]}
         return made
 
     return finish, tracer, stash

@@ -33,6 +33,7 @@ class Loop:
         self.body, self.n_states, self.n_xs, self.n_ys, self.reverse = body, n_states, n_xs, n_ys, reverse
         self.derived = {}  # what `derive` has made of this loop
         self.augmented = False  # whether its results enter a graph, where nobody can write to them
+        self.roots = set()  # inputs of the body that are square roots, as far as anybody knows
         self.shorter = self  # the loop without the outputs that it was augmented with
         self._runs, self._block = {}, 0  # whether all steps fit a block -> function; how many do
 
@@ -74,6 +75,6 @@ class Loop:
         """The same loop with a body that makes fewer calls."""
         body = without_means(self.body, self.consts)
         shown = body.outputs[:self.n_states + self.shorter.n_ys]
-        loop = Loop(rewritten(body, self.states, self.consts, shown), self.n_states, self.n_xs, self.n_ys, self.reverse)
+        loop = Loop(rewritten(body, self.states, self.consts, shown, self.roots), self.n_states, self.n_xs, self.n_ys, self.reverse)
         loop.augmented = self.augmented
         return loop

@@ -8,23 +8,26 @@ so that factors meet outside (g·s'(z)·f becomes g·(s'(z)·f)), biases join th
 product goes into the matrix. σ(z) becomes ½ + ½ tanh(z/2) with the inner ½ in the weights, and the gates of one
 pre-activation become one tanh. A sum over the last axis is a product with a column, which takes in the factors that never
 change; those that are the same along a row stand behind it. Refuses to change what is computed beyond rounding: σ is then
-exact to 2e-16 absolute, not relative (1e-4 at z = −30), and factors whose product overflows give inf · 0 = nan where one by
-one they gave 0. Below it: program, ops, primitive.
+exact to 2e-16 absolute, not relative (1e-4 at z = −30), and factors whose product overflows (k A where A > 1e38 r for a
+root r = 1 / k in float32) give inf, or inf · 0 = nan, where one by one they gave less. Below it: program, ops, primitive.
 """
 
 import math
 
 import numpy as np
 
-from .ops import add, getitem, matmul, multiply, negative, subtract, tanh
+from .ops import add, getitem, matmul, multiply, negative, subtract, tanh, transpose
 from .primitive import registry
 from .program import Call, Program, Value, frozen
 
 
-def rewritten(body, carried, consts, shown=()):
+def rewritten(body, carried, consts, shown=(), roots=()):
     """A Program with the results of `body`, for a loop that carries the inputs `carried`; `consts` are the same at every step,
-    `shown` are those results that leave the loop for anybody's use."""
-    return _Rewriter(body, carried, consts, shown).program
+    `shown` are those results that leave the loop for anybody's use, `roots` those inputs that are square roots."""
+    return _Rewriter(body, carried, consts, shown, roots).program
+
+
+WIDE = 1 << 12  # elements from which on a pass over an array costs more than a call
 
 
 # what hands a value on, what multiplies it, and what reads it beside numbers of the size of 1
@@ -103,8 +106,8 @@ class _Form:
 
 
 class _Rewriter:
-    def __init__(self, body, carried, consts, shown):
-        self.delicate = _delicate(body, shown)
+    def __init__(self, body, carried, consts, shown, roots):
+        self.roots, self.delicate = set(roots), _delicate(body, shown)
         self.calls, self.maker, self.same, self.seen = [], {}, {}, {}
         self.carried, self.consts, self.forms, self.value = set(carried), set(consts), {}, {v: v for v in carried}
         self.uses, self.consumers, self.skip, self.factors, self.thin = {}, {}, set(), {}, {}
@@ -112,10 +115,13 @@ class _Rewriter:
             if isinstance(v, Value):
                 self.uses[v] = self.uses.get(v, 0) + 1
                 self.consumers.setdefault(v, []).append(None)
+        self.turned = {call.outs[0]: call for call in body.calls if call.op is transpose and call.statics["axes"] in (None, (1, 0))}  # Aᵀ -> of A
         for call in body.calls:
             for v in call.inputs:
                 self.uses[v] = self.uses.get(v, 0) + 1
                 self.consumers.setdefault(v, []).append(call)
+            if all(a in self.consts for a in call.inputs):
+                self.consts.update(call.outs)
         calls, self.columns = _widened(body, self.uses, self.delicate)
         for call in calls:
             self.visit(call)
@@ -145,6 +151,8 @@ class _Rewriter:
 
     def append(self, call):
         self.calls.append(call)
+        if call.op is registry["sqrt"]:
+            self.roots.update(call.outs)
         for out in call.outs:
             self.maker[out] = call
             if any(self.is_carried(a) for a in call.args):
@@ -171,7 +179,9 @@ class _Rewriter:
             self.forms[v] = form
             self.carried.add(v)
             if self.uses.get(v, 0) > 1 and form.size() > 1:
-                self.forms[v] = _Form(None, [(self.made(v), None)])
+                self.forms[v] = self.by_rows(v, form) or _Form(None, [(self.made(v), None)])
+            return
+        if name == "matmul" and self.rows_behind(call):
             return
         if name == "split_" and self.gates(call):
             return
@@ -231,8 +241,8 @@ class _Rewriter:
             by = b.const
             if not isinstance(by, (Value, np.ndarray)):
                 return self.scaled(a, 1 / by) if 1e-30 < abs(by) < 1e30 else None
-            root = self.maker.get(by) if isinstance(by, Value) else None  # the reciprocal of a root is finite, unless it is 0
-            return self.scaled(a, self.emit(registry["divide"], 1.0, by)) if root is not None and root.op is registry["sqrt"] else None
+            root = by in self.roots if isinstance(by, Value) else False  # the reciprocal of a root is finite, unless it is 0
+            return self.scaled(a, self.emit(registry["divide"], 1.0, by)) if root else None
         form, k = (a, b.const) if a.terms else (b, a.const)
         return self.scaled(form, k)
 
@@ -362,6 +372,72 @@ class _Rewriter:
             self.value[value] = made
         return self.value[value]
 
+    # ---- factors of rows ----------------------------------------------------------------------------------------
+
+    def by_rows(self, v, form):
+        """The form as a value times a factor that is the same along a row, which all its terms have in common and every product
+        that reads it can take behind it, where there is less to multiply; None where that is not so."""
+        if form.const is not None or v.size < WIDE or not all(
+                call is not None and self.side(call, v) is not None for call in self.consumers.get(v, (None,))):
+            return None
+        common = None
+        for u, k in form.terms:
+            found = self.thins(k, v.shape)
+            if u in self.thin and self.thin[u].const is None:
+                parts = [self.thins(q, v.shape) for _, q in self.thin[u].terms]
+                found = found + [r for r in parts[0] if all(r in part for part in parts)]
+            common = [r for r in found if common is None or r in common]
+        return _Form(None, [(self.formed(_Form(None, [self.without(u, k, common[0], v.shape) for u, k in form.terms])), common[0])]) if common else None
+
+    def without(self, u, k, r, shape):
+        """The term u·k without the factor r, which is in k or in what u repeats along a row."""
+        if r in self.thins(k, shape):
+            number, thins, vectors, rest = self.sorted_factors(k, shape)
+            thins.remove(r)
+            k = self.all_of([*vectors, *thins, *rest])
+            return u, number if k is None else self.times(k, number)
+        thin = _Form(None, [self.without(w, q, r, shape) for w, q in self.thin[u].terms])
+        out = self.emit(self.maker[u].op, self.formed(thin), statics=self.maker[u].statics, shape=shape)
+        self.thin[out] = thin
+        return out, k
+
+    def thins(self, k, shape):
+        """The factors of k that are the same along a row."""
+        _, found, _, _ = self.sorted_factors(k, shape) if k is not None else (1.0, [], [], [])
+        return found
+
+    def side(self, call, v):
+        """On which side of a product with v a factor of v's rows costs less than on v; None where on neither."""
+        if call.op is not matmul or any(not isinstance(a, Value) or len(a.shape) != 2 or a.dtype != v.dtype for a in call.args):
+            return None
+        a, b = call.args
+        if a is v and b is not v:
+            return 0 if self.fixed(b) and b.shape[1] < b.shape[0] else None
+        turned = self.turned.get(a)
+        return 1 if turned is not None and turned.args[0] is not v and not self.is_carried(turned.args[0]) and a.shape[0] < v.shape[1] else None
+
+    def rows_behind(self, call):
+        """(k u) W = k (u W) and Aᵀ (k u) = (k A)ᵀ u for a factor k of the rows of u."""
+        (out,) = call.outs
+        for i, v in enumerate(call.args):
+            form = self.forms.get(v) if isinstance(v, Value) and v not in self.value else None
+            if form is None or form.const is not None or len(form.terms) != 1 or v.size < WIDE or self.side(call, v) != i:
+                continue
+            (u, k), other = form.terms[0], call.args[1 - i]
+            if not isinstance(k, Value) or k.shape != (v.shape[0], 1) or u.shape != v.shape:
+                continue
+            if i == 0:
+                self.forms[out] = _Form(None, [(self.emit(matmul, u, other, shape=out.shape), k)])
+            else:
+                turned = self.turned[other]
+                rows = self.same.get(turned.args[0], turned.args[0])
+                scaled = self.emit(multiply, rows, k, shape=rows.shape)
+                scaled = self.emit(turned.op, scaled, statics=turned.statics, shape=other.shape)
+                self.forms[out] = _Form(None, [(self.emit(matmul, scaled, u, shape=out.shape), None)])
+            self.carried.add(out)
+            return True
+        return False
+
     def fold_columns(self):
         """Factors of some columns of a product go into these columns of its right factor."""
         for product, factors in self.factors.items():
@@ -471,7 +547,7 @@ class _Rewriter:
         """The form of weight · Σ x over the last axis: a product with a column. Of what x is a product of, factors that are the
         same along a row are taken out of the sum, and those that never change become the column."""
         call, thin, vector = self.maker.get(x), None, None
-        if call is not None and call.op is multiply and call.args[0].shape == x.shape and not self.is_carried(call.args[1]):
+        if x.size >= WIDE and call is not None and call.op is multiply and call.args[0].shape == x.shape and not self.is_carried(call.args[1]):
             number, thins, vectors, rest = self.sorted_factors(call.args[1], x.shape)
             if (thins or vectors) and all(isinstance(k, Value) for k in rest):
                 weight, x, thin, vector, k = weight * number, call.args[0], *map(self.all_of, (thins, vectors, rest))
