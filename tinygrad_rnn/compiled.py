@@ -8,7 +8,6 @@ rules (`gradients` says which calls a gradient is), and how a program is spelled
 
 import copy
 import functools
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -42,35 +41,44 @@ def compiled(f) -> Any:
         >>> round(float(value), 6), round(float(slope), 6)
         (0.462117, 0.786448)
     """
-    known, texts = {}, {}
+    known, texts, tracked = {}, {}, set()  # `tracked`: the keys of calls that closed over something tracked when last seen
 
     def found(args, options):
-        """The program for these arguments, and what goes into it; None where f itself must run."""
-        given = _Given(f, args, options)
-        if given.watched or 0 in [array.size for array in given.arrays]:
-            return None
+        """(the arguments, the program for them, what goes into it); no program where f itself must run."""
+        now, given = mode.get(), _Given(f, args, options)
+        if now.recorder is not None or now.grad and (given.tracked or given.key in tracked):
+            return given, None, ()
         last = known.get(given.key)
+        if last is None and 0 in [array.size for array in given.arrays]:
+            return given, None, ()
         closed = None if last is None else last.recorded.repeated(given.again(last.structure_of))
         if closed is None:
             traced = _Traced(f, given)
-            last, closed = texts.get(traced.key), [obj for _, obj in traced.tracer.closed]
+            last, closed = texts.get(traced.key), traced.closed()
             if len(texts) >= _MOST_PROGRAMS:
                 known.clear()
                 texts.clear()
+                tracked.clear()
             if last is None:
                 last = texts[traced.key] = _Written(f, given, traced)
             known[given.key] = last
-        if mode.get().grad and any([type(obj) is Tensor and obj._node is not None for obj in closed]):
-            return None
-        return last, [*given.arrays, *[x._array if type(x) is Tensor else np.asarray(x) for x in closed]], given
+        if now.grad and any([type(x) is Tensor and x._node is not None for x in closed]):
+            tracked.add(given.key)
+            return given, None, ()
+        return given, last, [*given.arrays, *[x._array if type(x) is Tensor else x for x in closed]]
 
     @functools.wraps(f)
     def run(*args, **options):
-        written, arrays, given = found(args, options) or (None, (), None)
-        return f(*args, **options) if written is None else trees.unflatten(written.tree(given), written.run(*arrays))
+        given, written, arrays = found(args, options)
+        if written is not None:
+            return trees.unflatten(written.tree(given), written.run(*arrays))
+        result = f(*args, **options)
+        if given.key in tracked and not any([type(x) is Tensor and x._node is not None for x in trees.flatten(result)[0]]):
+            tracked.discard(given.key)  # it may be followed again
+        return result
 
     def source(*args, **options):
-        written, *_ = found(args, options) or (None,)
+        _, written, _ = found(args, options)
         if written is None:
             raise ArgumentError(message("compiled(f).source(*args)", "an argument is tracked, or somebody watches: f itself would run", {},
                                         "Ask for the source within no_grad(), and outside of other transforms."))
@@ -90,28 +98,29 @@ class _Given:
     returned: trees.Structure  # of what the function returned
 
     def __init__(self, f, args, options):
-        now = mode.get()
         self.of, self.count, self.options = getattr(f, "_of", f), len(args), options
-        self.watched, self.arrays, self.places, self.structures = now.recorder is not None, [], [], []
-        chosen, key = [i % max(len(args), 1) for i in getattr(f, "_chosen", ())], [code_of(self.of), *options]
-        for i, arg in enumerate((*args, *options.values())):
+        self.tracked, self.arrays, self.places, self.structures = False, [], [], []
+        arrays, places, key = self.arrays, self.places, [code_of(self.of), *options]
+        for i, arg in enumerate((*args, *options.values()) if options else args):
             leaves, structure = trees.flatten(arg)
             self.structures.append(structure)
             key.append(structure)
             for leaf in leaves:
-                array = leaf
-                if type(leaf) is Tensor:
-                    self.watched = self.watched or leaf._node is not None and now.grad
+                if type(leaf) is np.ndarray:
+                    array = leaf
+                elif type(leaf) is Tensor:
+                    self.tracked |= leaf._node is not None
                     array = leaf._array
-                elif type(leaf) is not np.ndarray:
-                    if not isinstance(leaf, np.ndarray) and not (i in chosen and isinstance(leaf, float)):
-                        self.places.append(leaf)
-                        key.append(type(leaf))
-                        continue
+                elif isinstance(leaf, np.ndarray) or isinstance(leaf, float) and i in _chosen(f, len(args)):
                     array = np.asarray(leaf)
-                self.places.append(_ARRAY)
-                self.arrays.append(array)
-                key += array.shape, array.dtype
+                else:
+                    places.append(leaf)
+                    key.append(type(leaf))
+                    continue
+                places.append(_ARRAY)
+                arrays.append(array)
+                key.append(array.shape)
+                key.append(array.dtype)
         self.key = tuple(key)
 
     def modules(self):
@@ -120,10 +129,15 @@ class _Given:
 
     def call(self, f, tensors):
         """What f returns when Tensors stand in the places of the arrays."""
-        tensors = iter(tensors)
-        leaves = iter([next(tensors) if place is _ARRAY else place for place in self.places])
-        every = [trees.unflatten(structure, islice(leaves, structure.count)) for structure in self.structures]
-        return f(*every[:self.count], **dict(zip(self.options, every[self.count:])))
+        leaves = tensors
+        if len(self.places) > len(self.arrays):
+            tensors = iter(tensors)
+            leaves = [next(tensors) if place is _ARRAY else place for place in self.places]
+        every, start = [], 0
+        for structure in self.structures:
+            every.append(trees.unflatten(structure, leaves[start:start + structure.count]))
+            start += structure.count
+        return f(*every[:self.count], **dict(zip(self.options, every[self.count:]))) if self.options else f(*every)
 
     def again(self, structure):
         """The leaves that the function returns, as a function of the Tensors; None if they stand in another tree."""
@@ -132,6 +146,11 @@ class _Given:
             return leaves if self.returned == structure else None
 
         return function
+
+
+def _chosen(f, count):
+    """The numbers of the arguments that a transform is about."""
+    return [i % max(count, 1) for i in getattr(f, "_chosen", ())]
 
 
 _ARRAY = object()  # stands among the leaves of the arguments for an array
@@ -154,6 +173,10 @@ class _Traced:
         self.outs = [tracer.value(leaf) for leaf in leaves]
         self.key = (given.key, self.structure, tuple(tracer.key), tuple([(v.number, v.shape, v.dtype) for v, _ in tracer.closed]),
                     tuple([v.number for v in self.outs]))
+
+    def closed(self):
+        """What the function closed over, as it was when it was used: a Tensor if it is tracked, else an array."""
+        return [obj if type(obj) is Tensor and obj._node is not None else self.tracer.array(value) for value, obj in self.tracer.closed]
 
 
 class _Written:

@@ -419,7 +419,9 @@ def _method(function, name, reflected):
             return NotImplemented
         now = mode.get()
         args = (other, self) if reflected else (self, other)
-        return function.apply(args, {}, now.grad) if now.recorder is None else now.recorder.record(function, args, {})
+        if now.recorder is not None:
+            return now.recorder.record(function, args, function.defaults)
+        return function.apply(args, function.defaults, now.grad)
 
     def method(self, *args, **options):
         return function(self, *args, **options)

@@ -13,12 +13,14 @@ is used, and is an input of the program, never a part of it: a program does not 
 import functools
 import math
 import types
+from operator import is_
 from sys import getrefcount
+from typing import Any
 
 import numpy as np
 
 from .errors import TraceError, message
-from .tensor import Leaf, Tensor, mode, switched
+from .tensor import Leaf, Mode, Tensor, mode
 
 # numbers that count as part of every program, whatever the text of its function: operators and ops bring them in
 SPELLED = frozenset((0, 1, 2, 3, 4, -1, -2, 0.0, 0.5, 1.0, 2.0, -1.0, 0.25, 3.0, 4.0))
@@ -155,6 +157,10 @@ class Tracer:
         self._alive.append(array)
         return value
 
+    def array(self, value):
+        """The array of a Value."""
+        return self._alive[value.number]
+
     def holds(self, array):
         """Whether the array exists only inside this trace."""
         return id(array) in self._inner
@@ -192,6 +198,10 @@ class Tracer:
             array = np.asarray(number, dtype)
             found = self._numbers[number, dtype] = (self._close(array, array), Tensor(array))
         return found
+
+    def numbers(self):
+        """The Values of the numbers among what is closed over."""
+        return {value for value, _ in self._numbers.values()}
 
     # ---- calls --------------------------------------------------------------------------------------------------
 
@@ -231,127 +241,203 @@ class Departed(BaseException):
     """A run does not make the calls that it was expected to make. (Not an Exception: a cell must not catch it.)"""
 
 
+class Same:
+    """A place where a run has what the known trace had: a number, or the Tensor that stands for a value."""
+
+    __slots__ = ("obj",)
+
+    def __init__(self, obj):
+        self.obj = obj
+
+    def meet(self, arg):
+        """Check an object that is not `obj` itself."""
+        known = self.obj
+        if type(known) is Tensor:
+            same = type(arg) is Tensor and arg._array is known._array and not mode.get().grad
+        else:
+            arg = arg.item() if isinstance(arg, np.generic) else arg
+            same = type(arg) is type(known) and frozen(arg) == frozen(known)
+        if not same:
+            raise Departed
+
+
+class Closed:
+    """A place of what the function closes over: `obj`, once a run has met it; `value` is it as an array or Tensor.
+
+    It must look as it did in the known trace, and be a number where that had one. `own` are the ids of the arrays that
+    exist only in the trace: none of them is closed over.
+    """
+
+    __slots__ = ("obj", "value", "array", "shape", "dtype", "number", "own")
+
+    def __init__(self, value, number, own):
+        self.shape, self.dtype, self.number, self.own = value.shape, value.dtype, number, own
+        self.obj = self.value = self.array = None
+
+    def meet(self, arg):
+        """Take what stands here, or check that it is what stood here before; it is not `obj` itself."""
+        if self.number:
+            array = arg = arg.item() if isinstance(arg, np.generic) else arg
+            fits = type(arg) is float  # its dtype follows from what stands beside it
+        else:
+            array = arg._array if type(arg) is Tensor else np.asarray(arg) if isinstance(arg, np.ndarray) else None
+            fits = array is not None and array.shape == self.shape and array.dtype == self.dtype and id(array) not in self.own
+        if self.obj is not None:
+            fits = fits and (frozen(arg) == frozen(self.obj) if self.number else array is self.array)
+        elif type(arg) is Tensor:
+            fits = fits and (arg._trace is None or arg._trace.live) and not (arg._node is not None and mode.get().grad)
+        if not fits:
+            raise Departed
+        if self.obj is None:
+            self.obj, self.array = arg, np.asarray(array, self.dtype)
+            self.value = arg if type(arg) is Tensor else self.array
+
+
+class Step:
+    """A call that a run is expected to make, and the stand-ins that it is answered with."""
+
+    __slots__ = ("op", "args", "statics", "fixed", "frozen", "result", "note")
+
+    def __init__(self, op, args, statics, result):
+        self.op, self.args, self.statics, self.result = op, args, statics, result
+        self.fixed = [_CHANGES if type(s) in (tuple, list) else s for s in statics.values()]  # what is known by its identity
+        self.frozen = [frozen(s) for s in statics.values()]
+        self.note: Any = None  # of whoever makes this call
+
+    def fits(self, statics):
+        """Whether these are the known statics, which are not those of a call that gave none."""
+        return (statics is not self.op.defaults and self.statics is not self.op.defaults
+                and (all(map(is_, statics.values(), self.fixed)) or [frozen(s) for s in statics.values()] == self.frozen))
+
+
+_CHANGES = object()
+_END = Step(None, (), {}, None)
+
+
 class Follower:
     """A recorder for a function that was traced before: it checks that the calls are the known ones, and computes nothing.
 
-    `inputs` and `results` are the Values of the known trace, `steps` and `closing` its `key` and what it closed over.
     Nobody may look at a traced value, so the Tensors that stand for them are made once, and serve in the next run too,
-    unless somebody has kept one: that one must stay known as a value of a trace that is over.
+    unless somebody has kept one: that one must stay known as a value of a trace that is over. An argument is the expected
+    one if it is the same object: only what a run closes over has to be looked at.
     """
 
     tracing = True
 
-    def __init__(self, name, literals, inputs, steps, closing, results):
-        self.name, self.literals, self.mark = name, literals, Mark(name)
-        self.steps, self.closing, self._numbered = steps, closing, {}  # _numbered: id of an array -> its number
-        self.inputs = [self._stand_in(value) for value in inputs]
-        self.results = [self._stand_in(outs[0]) if len(outs) == 1 else tuple(map(self._stand_in, outs)) for outs in results]
-        self._given = [*self.inputs, *self.results, *(tensor for y in self.results if type(y) is tuple for tensor in y)]
+    def __init__(self, known):
+        self.name, self.mark, self.at, self._own = known.name, Mark(known.name), 0, set()
+        self._make(known)
         self._holders = self._counted()
+
+    def _make(self, known):
+        self.inputs, self.steps = [self._stand_in(value) for value in known.inputs], []
+        self.closing = [Closed(value, number, self._own) for value, number in known.closing]
+        places: dict[Value, Any] = dict(zip(known.inputs, map(Same, self.inputs)))
+        places.update(zip([value for value, _ in known.closing], self.closing))
+        for call in known.calls:
+            outs = tuple([self._stand_in(value) for value in call.outs])
+            args = [places[arg] if isinstance(arg, Value) else Same(arg) for arg in call.args]
+            self.steps.append(Step(call.op, args, call.statics, outs[0] if len(outs) == 1 else outs))
+            places.update(zip(call.outs, map(Same, outs)))
+        self.steps.append(_END)
+        self.outs = [places[value] for value in known.outs]
+        results = [step.result for step in self.steps[:-1]]
+        self._given = [*self.inputs, *results, *(tensor for y in results if type(y) is tuple for tensor in y)]
 
     def _stand_in(self, value):
         tensor = Tensor(value.like_ones())
         tensor._trace = self.mark
-        self._numbered[id(tensor._array)] = value.number
+        self._own.add(id(tensor._array))
         return tensor
 
     def _counted(self):
-        return [getrefcount(one) for one in self._given]
+        return sum(map(getrefcount, self._given))
 
     def kept(self):
         """Whether somebody still holds what was given out in the last run."""
         return self._counted() != self._holders
 
-    def __enter__(self):
-        self.mark.live, self.at, self.closed, self._seen, self._numbers, self._alive = True, 0, [], self._numbered.copy(), {}, []
-        return self
-
-    def __exit__(self, *_):
-        self.mark.live = False
-        del self.closed, self._seen, self._numbers, self._alive  # the user's arrays
-
     def holds(self, array):
         """Whether the array exists only inside this trace."""
-        return id(array) in self._numbered
+        return id(array) in self._own
 
     def meet(self, tensor):
-        """As a `Tracer` does."""
-        self.number(tensor, tensor._array)
-
-    def number(self, obj, array):
-        """The number of a value; what was never seen is closed over, and must look as it did in the known trace."""
-        found = self._seen.get(id(array))
-        if found is None:
-            n = len(self.closed)
-            if n == len(self.closing) or self.closing[n][1:] != (array.shape, array.dtype) or (
-                    getattr(obj, "_trace", None) is not None and not obj._trace.live):
-                raise Departed
-            found = self._seen[id(array)] = self.closing[n][0]
-            self.closed.append(obj)
-            self._alive.append(array)  # no other array may come to lie where this one does
-        return found
-
-    def _of_number(self, number, args):
-        if type(number) is not float or number in self.literals:
-            return frozen(number)
-        dtype = _dtype_among(args)
-        array = self._numbers.setdefault((number, dtype), np.asarray(number, dtype))
-        return self.number(array, array)
+        """As a `Tracer` does: a transform begins, whose calls are not followed."""
+        raise Departed
 
     def record(self, op, args, statics):
         """Check the call, and answer with what stands for its result."""
-        at = self.at
-        if at == len(self.steps) or mode.get().grad:
+        step = self.steps[self.at]
+        if op is not step.op or len(args) != len(step.args):
             raise Departed
-        refs, seen = [op], self._seen
-        for arg in args:
-            kind = type(arg)
-            if kind is Tensor:
-                array = arg._array
-                number = seen.get(id(array))
-                refs.append(self.number(arg, array) if number is None else number)
-            elif kind is np.ndarray:
-                refs.append(self.number(arg, arg))
-            elif kind is float or kind is int or kind is bool:
-                refs.append(self._of_number(arg, args))
-            else:
-                raise Departed
-        if statics is not op.defaults:
-            refs += map(frozen, statics.values())
-        if tuple(refs) != self.steps[at]:
+        for arg, known in zip(args, step.args):
+            if arg is not known.obj:
+                known.meet(arg)
+        if statics is not step.statics and not step.fits(statics):
             raise Departed
-        self.at = at + 1
-        return self.results[at]
+        self.at += 1
+        return step.result
+
+    def ahead(self, op, args):
+        """The next step, if it is a call of `op`, which begins with `args`; None if it is another."""
+        step = self.steps[self.at]
+        if step.op is not op:
+            return None
+        for arg, known in zip(args, step.args):
+            if arg is not known.obj:
+                known.meet(arg)
+        return step
+
+    def finished(self, outs):
+        """What the run closed over, if it made all calls and these are its results; None if not."""
+        if self.steps[self.at] is not _END:
+            return None
+        for out, known in zip(outs, self.outs):
+            if out is not known.obj:
+                known.meet(out if isinstance(out, (Tensor, np.ndarray)) else np.asarray(out))
+        for closed in self.closing:
+            if closed.obj is None or type(closed.obj) is Tensor and closed.obj._array is not closed.array:
+                return None
+        return [closed.value for closed in self.closing]
+
+    def rest(self):
+        """A run is over: nothing of the user's is held."""
+        self.mark.live, self.at = False, 0
+        for closed in self.closing:
+            closed.obj = closed.value = closed.array = None
 
 
 class Recorded:
     """What a traced function is remembered by, and what another run of it is compared with."""
 
     def __init__(self, tracer, inputs, outs):
-        closing = [(v.number, v.shape, v.dtype) for v, _ in tracer.closed]
-        self._known = tracer.name, tracer.literals, inputs, tracer.key, closing, [call.outs for call in tracer.calls]
-        self._outs = [v.number for v in outs]
-        self._idle = []  # followers that wait for another run
+        self.name, self.inputs, self.calls, self.outs = tracer.name, inputs, tracer.calls, outs
+        numbers = tracer.numbers()
+        self.closing = [(value, value in numbers) for value, _ in tracer.closed]
+        self._idle = []  # the modes of followers that wait for another run
 
     def repeated(self, function):
         """What `function` closes over, if it does what it did before; None if it departs from that.
 
         It is given Tensors for the inputs, and returns the results, or None to depart.
         """
-        follower = self._idle.pop() if self._idle else None
-        if follower is None or follower.kept():
-            follower = Follower(*self._known)
         try:
-            with follower, switched(grad=False, recorder=follower):
-                outs = function(follower.inputs)
-                if outs is None or follower.at < len(follower.steps):
-                    return None
-                numbers = [follower.number(out, out._array if type(out) is Tensor else np.asarray(out)) for out in outs]
-                return follower.closed if numbers == self._outs and len(follower.closed) == len(follower.closing) else None
+            now = self._idle.pop()
+        except IndexError:
+            now = None
+        if now is None or now.recorder.kept():
+            now = Mode(False, Follower(self))
+        follower, token = now.recorder, mode.set(now)
+        follower.mark.live = True
+        try:
+            outs = function(follower.inputs)
+            return None if outs is None else follower.finished(outs)
         except Departed:
             return None
         finally:
-            self._idle.append(follower)
+            mode.reset(token)
+            follower.rest()
+            self._idle.append(now)
 
 
 def name_of(function):
@@ -361,8 +447,7 @@ def name_of(function):
 
 def code_of(function):
     """What runs when the function is called: a changed function is another program, whatever its trace looks like."""
-    inner = getattr(function, "__func__", function)
-    return getattr(inner, "__code__", None) or getattr(type(function).__call__, "__code__", None) or type(function)
+    return getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None) or type(function)
 
 
 def literals_of(function):
@@ -393,7 +478,7 @@ def frozen(static):
     if kind is int or kind is float or kind is bool:
         return kind, static or repr(static)
     if isinstance(static, (tuple, list)):
-        return tuple(frozen(s) for s in static)
+        return (int, *static) if {int}.issuperset(map(type, static)) else tuple([frozen(s) for s in static])
     if isinstance(static, slice):
         return "slice", static.start, static.stop, static.step
     return static

@@ -25,7 +25,7 @@ from .errors import ArgumentError, DomainError, DtypeError, ShapeError, TraceErr
 from .gradients import checkpoint as checkpointed
 from .loops import Loop
 from .ops import concatenate, flip, getitem, stack, stop_gradient, where
-from .program import Program, Recorded, Tracer, code_of, literals_of, name_of
+from .program import Follower, Program, Recorded, Tracer, code_of, literals_of, name_of
 from .tensor import Tensor, mode, switched
 
 step = ContextVar("step", default=None)  # the time index at which a watched plain loop is; None outside of one
@@ -71,8 +71,9 @@ def scan(cell, state, xs, *, length=None, reverse=False, lengths=None, truncate=
     times = range(T)
     if lengths is not None:
         cell, xs = _with_lengths(cell, state, xs, lengths, T)
-    if hasattr(watcher := mode.get().recorder, "enter"):
-        cell = watcher.enter(cell)
+    now = mode.get()
+    if now.recorder is not None and not now.tracing and hasattr(now.recorder, "enter"):
+        cell = now.recorder.enter(cell)
     if reverse:
         times, xs = times[::-1], trees.map(lambda x: flip(x, 0), xs)
     run = _compiled if compiled else _plain
@@ -107,9 +108,12 @@ def _steps(xs, length):
     raise ShapeError(message(_WHO, "the sequences have unequal lengths", facts, "Pad them to one length and pass lengths=."))
 
 
+_ARRAYS = {Tensor, np.ndarray}
+
+
 def _prepared(state, xs):
     """The initial state with arrays for Python numbers, in the dtype of the first floating point leaf of xs."""
-    if type(state) is Tensor or type(state) is np.ndarray:
+    if _ARRAYS.issuperset(map(type, trees.flatten(state)[0])):
         return state
     floats = [leaf.dtype for leaf in trees.flatten(xs)[0] if getattr(leaf, "dtype", np.dtype(int)).kind == "f"]
     dtype = floats[0] if floats else np.dtype(float)
@@ -202,13 +206,22 @@ def _compiled(cell, state, xs, times):
     """Trace the cell on the first step, and run the loop that the trace describes; its plain meaning when watched."""
     states, structure = trees.flatten(state)
     leaves, xs_structure = trees.flatten(xs)
-    arrays = [x._array if type(x) is Tensor else x for x in (*states, *leaves)]
-    now, n = mode.get(), len(states)
-    if not times or now.recorder is not None and not now.tracing or 0 in [x.size for x in arrays]:
+    now, inputs, n = mode.get(), [*states, *leaves], len(states)
+    if not times or now.recorder is not None and not now.tracing:
         return _plain(cell, state, xs, times)
     code = code_of(cell)
-    seen = (id(code), n, structure, xs_structure, *[x.shape for x in arrays], *[x.dtype for x in arrays])
-    _, known = _known.get(seen, (code, None))
+    seen, known = (id(code), structure, xs_structure), None
+    step = now.recorder.ahead(run_loop, inputs) if type(now.recorder) is Follower else None
+    if step is not None and step.note is not None and step.note[0] == seen:  # the inputs are those of the step: so are their shapes
+        known = step.note[2]
+    else:
+        arrays = [x._array if type(x) is Tensor else x for x in inputs]
+        if 0 in [x.size for x in arrays]:
+            return _plain(cell, state, xs, times)
+        note, seen = seen, (*seen, *[x.shape for x in arrays], *[x.dtype for x in arrays])
+        _, known = _known.get(seen, (code, None))
+        if step is not None:
+            step.note = note, code, known
     closed, traced = None if known is None else known.followed(cell, structure, xs_structure), None
     if closed is None:
         traced = Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
@@ -221,13 +234,13 @@ def _compiled(cell, state, xs, times):
         if len(_known) >= _MOST_PROGRAMS:
             _known.clear()
         _known[seen] = code, known
-    trail = [_trail(obj) for obj in closed]
-    if len(times) > 1 and not known.expects(trail):  # the cell itself may have made it: would it do the same at the next step?
+    trail = [_trail(obj) for obj in closed if type(obj) is not Tensor or obj._node is None and obj._trace is None]
+    if (trail or known.trail != []) and len(times) > 1 and not known.expects(trail):
         traced = traced or Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
         traced.compare(Trace(cell, [out._array if isinstance(out, Tensor) else np.asarray(out) for out in traced.after],
                              structure, leaves, xs_structure, 1, times[1]))
         known.trail = trail
-    out = run_loop(*states, *leaves, *closed, loop=known.loop, T=len(times))
+    out = run_loop(*inputs, *closed, loop=known.loop, T=len(times))
     return trees.unflatten(structure, out[:n]), trees.unflatten(known.y_structure, out[n:])
 
 
@@ -235,15 +248,12 @@ def _compiled(cell, state, xs, times):
 # it was last: what a call is expected to repeat
 _known = {}
 
-_THERE = None, None  # the trail of what need not be recognised
-
 
 def _trail(obj):
-    """(array or number, what is seen of it): what something closed over is recognised by. A Tensor that is tracked or that an
-    outer trace made need not be: it was there before the cell ran. (A number stands for itself.)"""
+    """(array or number, what is seen of it): what something closed over is recognised by, if the cell itself may have made
+    it: would it do the same at the next step? (A Tensor that is tracked or that an outer trace made was there before. A
+    number stands for itself.)"""
     if type(obj) is Tensor:
-        if obj._node is not None or obj._trace is not None:
-            return _THERE
         obj = obj._array
     if not isinstance(obj, np.ndarray) or not obj.ndim:
         return np.asarray(obj).item(), None
@@ -258,11 +268,11 @@ class Known:
     def __init__(self, trace):
         self.loop, self.y_structure, self.n_states = trace.loop(), trace.y_structure, len(trace.states)
         self.recorded = Recorded(trace.tracer, trace.values, [*trace.states, *trace.ys])
-        self.trail: list | None = None  # what the cell closed over when two of its steps were last compared
+        self.trail: list | None = None  # of what the cell closed over when two of its steps were last compared
 
     def expects(self, trail):
         """Whether two steps were compared when the cell closed over just this."""
-        return self.trail is not None and all([
+        return self.trail is not None and len(trail) == len(self.trail) and all([
             (now is before or type(now) is not weakref.ref and now == before) and seen == as_before
             for (now, seen), (before, as_before) in zip(trail, self.trail)])
 

@@ -212,12 +212,11 @@ class Tensor:
 
     def _look(self, who):
         """The array, unless a cell is being traced: then the value exists for one step only."""
-        now = mode.get()
         if self._trace is not None and not self._trace.live:
             raise over(self, who)
-        if now.tracing and now.recorder.holds(self._array):
+        if traced(self):
             raise TraceError(message(f"{who}", "a traced value was turned into a plain one",
-                                     {"shape": self.shape, "traced in": now.recorder.name},
+                                     {"shape": self.shape, "traced in": (self._trace or mode.get().recorder).name},
                                      "What it decides would be frozen to the first step: use where(condition, a, b), "
                                      "or scan(..., compiled=False)."))
         return self._array
@@ -323,7 +322,7 @@ class Tensor:
         return format(self.item(), spec) if spec else repr(self)
 
     def __repr__(self):
-        if (now := mode.get()).tracing and now.recorder.holds(self._array):
+        if traced(self):
             return f"tensor(traced, shape={self.shape}, dtype={self.dtype})"
         text = np.array2string(self._array, separator=", ", prefix="tensor(")
         extra = [f"dtype={self.dtype}"] if self.dtype not in (np.float64, np.int64, np.bool_) else []
@@ -388,6 +387,14 @@ def over(tensor, who):
     """The error for a Tensor of a trace that is over: it stands for no value any more."""
     return TraceError(message(who, "a Tensor of a trace that is over has no values", {"shape": tensor.shape, "made in": tensor._trace.name},
                               "Return from the cell, in state or y, what is to be looked at."))
+
+
+def traced(tensor):
+    """Whether the values exist only inside a trace that goes on: the innermost one, or one around it."""
+    if tensor._trace is not None:
+        return tensor._trace.live
+    now = mode.get()
+    return now.tracing and now.recorder.holds(tensor._array)
 
 
 def tracked(value):

@@ -8,6 +8,7 @@ A module, or any class of yours, joins in by defining `tree_children()` (a dict 
 `tree_replace(children)` (a copy of itself with these children).
 """
 
+from builtins import map as each
 from itertools import islice
 from typing import Any
 
@@ -79,10 +80,23 @@ def flatten(tree):
         >>> tg.trees.flatten({"a": 1.0, "b": (2.0, None)})
         ([1.0, 2.0], dict(a=*, b=tuple(*, None)))
     """
-    if type(tree) in _leaf_types:
+    kind = type(tree)
+    if kind in _leaf_types:
         return [tree], _leaf
-    leaves = []
+    leaves, children = [], tree if kind is tuple or kind is list else tree.values() if kind is dict else None
+    if children is not None and _leaf_types.issuperset(each(type, children)):  # as most trees are
+        leaves += children
+        return leaves, _flat.get((kind, tuple(tree) if kind is dict else len(leaves))) or _of_leaves(tree, leaves)
     return leaves, _flatten(tree, leaves)
+
+
+def _of_leaves(tree, leaves):
+    """The structure of a tuple, list or dict that holds leaves only."""
+    kind, names = type(tree), tuple(tree) if type(tree) is dict else ()
+    structure = Structure(kind, names, (_leaf,) * len(leaves))
+    if len(_flat) < 1024:
+        _flat[kind, names if kind is dict else len(leaves)] = structure
+    return structure
 
 
 def _flatten(tree, leaves):
@@ -92,19 +106,13 @@ def _flatten(tree, leaves):
     if found is None:
         leaves.append(tree)
         return _leaf
-    names, children = found
+    parts = []
+    for child in found[1]:
+        more, part = flatten(child)
+        leaves += more
+        parts.append(part)
     kind = type(tree)
-    if {type(child) for child in children} <= _leaf_types and not hasattr(kind, "tree_children"):
-        leaves += children
-        key = kind, names, len(children)
-        found = _flat.get(key)
-        if found is None:
-            found = Structure(kind, names, (_leaf,) * len(children))
-            if len(_flat) < 1024:
-                _flat[key] = found
-        return found
-    parts = tuple([_flatten(child, leaves) for child in children])
-    return Structure(kind, names, parts, tree if hasattr(kind, "tree_children") else None)
+    return Structure(kind, found[0], tuple(parts), tree if hasattr(kind, "tree_children") else None)
 
 
 _flat = {}  # structures of containers that hold leaves only: most are made again and again
@@ -121,13 +129,17 @@ def unflatten(structure, leaves) -> Any:
         {'a': 10, 'b': (20, None)}
     """
     leaves = list(leaves)
-    if structure is _leaf and len(leaves) == 1:
-        return leaves[0]
     if len(leaves) != structure.count:
         facts = {"structure": structure, "leaves needed": structure.count, "leaves given": len(leaves)}
         raise ArgumentError(message("unflatten(structure, leaves)", "the number of leaves differs", facts,
                                     "Pass one leaf for every * of the structure."))
-    return _unflatten(structure, iter(leaves))
+    if structure is _leaf:
+        return leaves[0]
+    return _flat_again(structure, leaves) if structure.flat else _unflatten(structure, iter(leaves))
+
+
+def _flat_again(structure, leaves):
+    return dict(zip(structure.names, leaves)) if structure.kind is dict else structure.kind(leaves)
 
 
 def _unflatten(structure, leaves) -> Any:
@@ -137,7 +149,7 @@ def _unflatten(structure, leaves) -> Any:
     if kind is type(None):
         return None
     if structure.flat:
-        return dict(zip(structure.names, leaves)) if kind is dict else kind(islice(leaves, structure.count))
+        return _flat_again(structure, islice(leaves, structure.count))
     children = [_unflatten(child, leaves) for child in structure.children]
     if structure.template is not None:
         return structure.template.tree_replace(dict(zip(structure.names, children)))
@@ -188,6 +200,11 @@ def flatten_like(tree, structure):
         >>> tg.trees.flatten_like({"b": 2, "a": 1}, structure)
         [1, 2]
     """
+    kind = type(tree)
+    if kind in _leaf_types:
+        return [tree] if structure is _leaf else None
+    if kind is tuple and structure.flat and structure.kind is tuple and _leaf_types.issuperset(each(type, tree)):
+        return [*tree] if len(tree) == structure.count else None
     leaves = []
     return leaves if _flatten_like(tree, structure, leaves) else None
 

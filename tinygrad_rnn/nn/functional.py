@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import ops
 from ..errors import DomainError, DtypeError, IndexingError, ShapeError, message
-from ..tensor import Tensor, mode
+from ..tensor import Tensor, traced
 from .init import generator
 
 
@@ -43,7 +43,7 @@ def visible(x):
     """
     if not isinstance(x, Tensor):
         return np.asarray(x)
-    return None if (now := mode.get()).tracing and now.recorder.holds(x._array) else x.numpy()
+    return None if traced(x) else x.numpy()
 
 
 def _same_shape(who, prediction, target):

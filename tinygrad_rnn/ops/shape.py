@@ -15,12 +15,17 @@ from ..tensor import Tensor
 def axes_of(who, x, axis, new=False):
     """An axis argument as a tuple of non-negative axes: of x, or of what x becomes when they are `new`."""
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
-    ndim = np.ndim(x) + new * len(axes)
+    ndim = len(_shape(x)) + new * len(axes)
     for a in axes:
         if not -ndim <= a < ndim:
             raise ShapeError(message(who, f"axis is out of range: {a} is none of {ndim}", {"x": np.shape(x), "axis": axis},
                                      "Use an axis that the array has; -1 is the last one."))
     return tuple(a % ndim for a in axes)
+
+
+def _shape(x):
+    """As np.shape, which takes a while to find its way to a Tensor."""
+    return x.shape if isinstance(x, (Tensor, np.ndarray)) else np.shape(x)
 
 
 @primitive(domain=REALS, elementwise=True, analytic=True, view=True, numpy=False, reference=np.positive)
@@ -390,7 +395,7 @@ def split(x, sections, axis=0):
         [(2, 2), (2, 2), (2, 2)]
     """
     (axis,) = axes_of("split(x, sections, axis)", x, axis)
-    n = np.shape(x)[axis]
+    n = _shape(x)[axis]
     if isinstance(sections, int):
         if n % sections:
             raise ShapeError(message("split(x, sections, axis)", "the axis cannot be parted equally",
