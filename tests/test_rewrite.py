@@ -148,7 +148,7 @@ def test_a_wrong_law_is_found(monkeypatch, fault):
     if fault == "factors":
         monkeypatch.setattr(_Rewriter, "sorted_factors", lambda self, k, shape, right=_Rewriter.sorted_factors: (1.0, *right(self, k, shape)[1:]))
     if fault == "quotient":  # t / r is taken for t
-        monkeypatch.setattr(quotients._Search, "undivided", lambda self, value, r, y: value)
+        monkeypatch.setattr(quotients._Search, "undivided", lambda self, value: value)
     if fault == "row":  # the factor that is taken out stays
         monkeypatch.setattr(_Rewriter, "without", lambda self, u, k, r, shape: (u, k))
     if fault == "behind":  # it is put behind one product only
@@ -172,6 +172,25 @@ def test_a_dividend_is_not_kept_beside_its_quotient():
     """Of the backward pass of a layer norm only the quotients and the roots are read."""
     text = tg.explain.source(lambda h, x: (lambda h: (h, h))(unit(h @ np.eye(4) + x)), np.zeros((2, 4)), np.zeros((5, 2, 4)))
     assert "saved = (T, deviation, h)" in text, text  # the quotient is the state
+
+
+@pytest.mark.parametrize("parts", [(0,), (1,), (2,), (1, 2), (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("order", [1, 2])
+def test_some_cotangents_of_quotients_roots_and_dividends(parts, order):
+    """What is kept was decided for the cotangents of all results; a loss may read only some of them."""
+    def f(at, compiled=True):
+        def step(h, x):
+            d = h @ at["p"]["U"] + x @ at["p"]["W"]
+            r = tg.sqrt(mean(d * d) + 0.1)
+            return tg.tanh(h + tg.exp(-r) * at["p"]["a"]), (d / r, r, mean(d / (r + 1)))
+
+        ys = tg.scan(step, at["h"], at["xs"], compiled=compiled)[1]
+        return sum(tg.sum(tg.sin(ys[i])) for i in parts)
+
+    at = arrays((4,))
+    vs = [directions(at, k) for k in range(order - 1)]
+    found, expected = (derivative(lambda at: f(at, compiled), order, *vs)(at) for compiled in (True, False))
+    assert_same(found, expected)
 
 
 def test_the_factor_of_a_row_stands_behind_the_products(monkeypatch):

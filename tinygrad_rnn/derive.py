@@ -89,15 +89,15 @@ def augmented(loop, active):
     key = "augmented", active
     if key not in loop.derived:
         n, given = loop.n_states + loop.n_ys, (True,) * len(loop.body.outputs)
-        _, tracer, needed = _differentiated(loop, active, given)
+        finish, tracer, needed, seeded = _differentiated(loop, active, given)
         body = _with_inner_stashes(loop.body, tracer.calls)
         if body is not loop.body:
-            needed = _differentiated(Loop(body, loop.n_states, loop.n_xs, loop.n_ys, loop.reverse), active, given)[2]
+            finish, _, needed, seeded = _differentiated(Loop(body, loop.n_states, loop.n_xs, loop.n_ys, loop.reverse), active, given)
         extra = [v for v in needed if v not in loop.ys]
         made = Loop(Program(body.inputs, body.calls, [*body.outputs[:n], *extra, *body.outputs[n:]]),
                     loop.n_states, loop.n_xs, loop.n_ys + len(extra), loop.reverse) if extra else Loop(
                         body, loop.n_states, loop.n_xs, loop.n_ys, loop.reverse)
-        made.derived["active"], made.augmented, made.shorter = active, True, loop
+        made.derived["active"], made.derived["of all"], made.augmented, made.shorter = active, (finish, seeded), True, loop
         loop.derived[key] = made
     return loop.derived[key]
 
@@ -117,12 +117,17 @@ def _with_inner_stashes(body, traced):
 def derived(loop, given):
     """The derivative of an augmented loop for the outputs that are `given` a cotangent."""
     if given not in loop.derived:
-        loop.derived[given] = _differentiated(loop, loop.derived["active"], given)[0]()
+        finish, seeded = loop.derived["of all"]
+        n, extra = loop.n_states + loop.shorter.n_ys, loop.n_ys - loop.shorter.n_ys
+        if True in given[n:n + extra] or not seeded.issubset([*range(loop.n_states), *(i for i, has in enumerate(given[:n] + given[n + extra:]) if has)]):
+            finish = _differentiated(loop, loop.derived["active"], given, True)[0]
+        loop.derived[given] = finish(loop)
     return loop.derived[given]
 
 
-def _differentiated(loop, active, given):
-    """Trace the body and its backward walk; returns (how to finish, tracer, what the derivative wants stashed)."""
+def _differentiated(loop, active, given, kept=False):
+    """Trace the body and its backward walk; returns (how to finish, tracer, what the derivative wants stashed, the numbers of the
+    outputs that have a cotangent). `kept`: whether the loop has been augmented with all that it will keep."""
     body, n_states, n_xs = loop.body, loop.n_states, loop.n_xs
     tracer, known, n_outs = Tracer("the derivative of a loop"), {}, loop.n_states + loop.n_ys
     with switched(grad=True, recorder=tracer), np.errstate(all="ignore"):
@@ -153,12 +158,15 @@ def _differentiated(loop, active, given):
     closed = {value: getattr(obj, "_array", obj) for value, obj in tracer.closed}
     varying = _varying(loop)
     backward = without_dividends(_backward_calls(tracer.calls, start, results, origin, varying), tracer.calls[:start],
-                                 [u for u in results.values() if u is not None])
+                                 [u for u in results.values() if u is not None],
+                                 {u for u, v in origin.items() if v in loop.ys or v in body.inputs} if kept else None)
     mentioned = _mentioned(backward, results, origin)
     stash = [origin[u] for u in mentioned if origin[u] not in loop.xs and origin[u] not in loop.consts]
 
-    def finish():
-        made = Derivative()
+    seeded = frozenset(seed_values)
+
+    def finish(loop):
+        made, extra = Derivative(), loop.n_states + loop.n_ys - n_outs
         carried = [i for i in range(n_states) if body.inputs[i].dtype.kind == "f"]
         for i in carried:
             if i not in seed_values:
@@ -166,7 +174,7 @@ def _differentiated(loop, active, given):
                 seed_values[i] = Value(v.shape, v.dtype)
         made.carried = [(i, body.inputs[i]) for i in carried]
         made.arrived = [i for i in range(n_states, n_outs) if i in seed_values]
-        made.summed = [i for i in range(n_outs, len(outs)) if i in seed_values]
+        made.summed = [i + extra for i in range(n_outs, len(outs)) if i in seed_values]
         stacked = [u for u in mentioned if origin[u] in varying]
         fixed = [u for u in mentioned if origin[u] not in varying]
         made.n_stacked = len(stacked)
@@ -182,7 +190,7 @@ def _differentiated(loop, active, given):
                 return np.zeros(body.inputs[i].shape, body.inputs[i].dtype)
             return constant.get(u, u)
 
-        inputs = [seed_values[i] for i in carried] + [seed_values[i] for i in made.arrived] + stacked + fixed + [seed_values[i] for i in made.summed]
+        inputs = [seed_values[i] for i in carried] + [seed_values[i] for i in made.arrived] + stacked + fixed + [seed_values[i - extra] for i in made.summed]
         calls = [Call(c.op, tuple(constant.get(a, a) if isinstance(a, Value) else a for a in c.args), c.statics, c.outs) for c in backward]
         for i in made.gives:
             if isinstance(out(i), Value):
@@ -193,7 +201,7 @@ def _differentiated(loop, active, given):
         made.loop.roots = {call.outs[0] for call in tracer.calls[:start] if call.op is registry["sqrt"]}
         return made
 
-    return finish, tracer, stash
+    return finish, tracer, stash, seeded
 
 
 def _varying(loop):

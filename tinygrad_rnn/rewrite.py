@@ -204,7 +204,7 @@ class _Rewriter:
             return
         if len(call.outs) == 1:
             self.seen[key] = call.outs[0]
-        if call.op.name in ("sum", "mean") and registry.get(call.op.name) is call.op and call.args[0] not in self.consts and self._sums_rows(call):
+        if call.op.name in ("sum", "mean") and registry.get(call.op.name) is call.op and self._sums_rows(call):
             n = call.args[0].shape[-1]
             call = Call(matmul, (call.args[0], self.ones(n, 1.0 if call.op.name == "sum" else 1 / n, call.outs[0].dtype)), {}, call.outs)
         self.append(call)
@@ -302,6 +302,8 @@ class _Rewriter:
             return self.emit(call.op, *(self.pushed(a, k) for a in call.args), shape=value.shape)
         if call is not None and call.op is matmul and self.takes(call.args[1], value, k):
             return self.emit(matmul, call.args[0], self.times(call.args[1], k), shape=value.shape)
+        if call is not None and call.op is multiply and self.fixed(call.args[1]) and isinstance(call.args[0], Value) and call.args[0].shape == value.shape:
+            return self.emit(multiply, call.args[0], self.times(call.args[1], k), shape=value.shape)
         return self.times(value, k)
 
     def fixed(self, k):

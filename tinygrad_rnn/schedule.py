@@ -106,6 +106,12 @@ class Schedule:
         if call in self._lifts:
             return self._lifts[call]
         stacked = [isinstance(a, Value) and a in varying for a in call.args]
+        if call.op.elementwise and len({len(a.shape) for a, flag in zip(call.args, stacked) if flag} | {len(v.shape) for v in call.outs}) == 1:
+            own = {a: Value((Steps(SAMPLE), *a.shape), a.dtype) if a in varying else Value(a.shape, a.dtype) for a in call.inputs}
+            outs = [Value((Steps(SAMPLE), *v.shape), v.dtype) for v in call.outs]
+            again = Call(call.op, tuple([own[a] if isinstance(a, Value) else a for a in call.args]), call.statics, tuple(outs))
+            self._lifts[call] = _Lifted([again]), [(v, a) for a, v in own.items()], outs
+            return self._lifts[call]
         tracer, inputs, tensors = Tracer(call.op.name), [], []
         for arg, flag in zip(call.args, stacked):
             if isinstance(arg, Value):
@@ -211,6 +217,15 @@ class Schedule:
         self.adopt(tracer, known, self.after)
         self.summing.update(self.after[start:])
         return tracer.value(out)
+
+
+class _Lifted:
+    """What the trace of a call over time would hold that needs no trace."""
+
+    closed = ()
+
+    def __init__(self, calls):
+        self.calls = calls
 
 
 SAMPLE = 3  # the number of steps of the samples on which lifted calls are traced; no result depends on it
