@@ -206,6 +206,16 @@ def test_the_factor_of_a_row_stands_behind_the_products(monkeypatch):
     assert step(at) != text
 
 
+@pytest.mark.parametrize("batch, alone", [(1, True), (2, False)])
+def test_one_number_stands_beside_an_array_without_axes(batch, alone):
+    """A row's root, its mean and the products of its cotangent: with one row they are numbers."""
+    cell = lambda h, x: (lambda h: (h, h))(tg.tanh(unit(h @ np.eye(4) + x) - mean(tg.sin(h)) * h))
+    text = tg.explain.source(cell, np.zeros((batch, 4)), np.zeros((5, batch, 4)), optimized=True)
+    backward = text[text.index("def backward"):]
+    assert (".reshape(())" in backward) is alone, text
+    assert ("np.broadcast_to" in backward) is not alone, text
+
+
 @settings(max_examples=40)
 @given(st.integers(0, 2**32), st.sampled_from([1e-5, 1e-30, 1e-36]), st.sampled_from([1, 1 << 12]))
 def test_extreme_rows_have_the_gradients_of_the_plain_loop(seed, epsilon, wide):

@@ -115,6 +115,10 @@ class _Rewriter:
             if isinstance(v, Value):
                 self.uses[v] = self.uses.get(v, 0) + 1
                 self.consumers.setdefault(v, []).append(None)
+        self.returning = {v for v in body.outputs[:len(carried)] if isinstance(v, Value)}  # those that a next state is made of
+        for call in reversed(body.calls):
+            if not self.returning.isdisjoint(call.outs):
+                self.returning.update(call.inputs)
         self.turned = {call.outs[0]: call for call in body.calls if call.op is transpose and call.statics["axes"] in (None, (1, 0))}  # Aᵀ -> of A
         for call in body.calls:
             for v in call.inputs:
@@ -127,6 +131,7 @@ class _Rewriter:
             self.visit(call)
         self.fold_columns()
         outputs = [self.out(v) if isinstance(v, Value) else v for v in body.outputs]
+        self.without_axes(outputs[:len(carried)])
         self.program = Program(body.inputs, self.calls, outputs)
 
     # ---- values -------------------------------------------------------------------------------------------------
@@ -379,7 +384,7 @@ class _Rewriter:
     def by_rows(self, v, form):
         """The form as a value times a factor that is the same along a row, which all its terms have in common and every product
         that reads it can take behind it, where there is less to multiply; None where that is not so."""
-        if form.const is not None or v.size < WIDE or not all(
+        if form.const is not None or not self.wide(v, v.size) or not all(
                 call is not None and self.side(call, v) is not None for call in self.consumers.get(v, (None,))):
             return None
         common = None
@@ -408,6 +413,10 @@ class _Rewriter:
         _, found, _, _ = self.sorted_factors(k, shape) if k is not None else (1.0, [], [], [])
         return found
 
+    def wide(self, v, size):
+        """Whether a pass over so many elements costs more than a call, where v is made: outside the loop all steps are one call."""
+        return size >= WIDE or v not in self.returning
+
     def side(self, call, v):
         """On which side of a product with v a factor of v's rows costs less than on v; None where on neither."""
         if call.op is not matmul or any(not isinstance(a, Value) or len(a.shape) != 2 or a.dtype != v.dtype for a in call.args):
@@ -423,7 +432,7 @@ class _Rewriter:
         (out,) = call.outs
         for i, v in enumerate(call.args):
             form = self.forms.get(v) if isinstance(v, Value) and v not in self.value else None
-            if form is None or form.const is not None or len(form.terms) != 1 or v.size < WIDE or self.side(call, v) != i:
+            if form is None or form.const is not None or len(form.terms) != 1 or not self.wide(v, v.size) or self.side(call, v) != i:
                 continue
             (u, k), other = form.terms[0], call.args[1 - i]
             if not isinstance(k, Value) or k.shape != (v.shape[0], 1) or u.shape != v.shape:
@@ -449,6 +458,28 @@ class _Rewriter:
                 weight = Value(call.args[1].shape, call.args[1].dtype)
                 self.calls[at:at + 1] = [Call(multiply, (call.args[1], factors), {}, (weight,)),
                                          Call(call.op, (call.args[0], weight), call.statics, call.outs)]
+
+    def without_axes(self, states):
+        """In the loop a single number stands beside an array without its axes: NumPy repeats nothing else as fast."""
+        inside, calls = {v for v in states if isinstance(v, Value)}, []
+        for call in reversed(self.calls):
+            if not inside.isdisjoint(call.outs):
+                inside.update(call.inputs)
+        for call in self.calls:
+            if call.op.elementwise and not inside.isdisjoint(call.outs) and call.outs[0].size > 1:
+                single = {}
+                for a in call.inputs:
+                    spread = self.maker.get(a)
+                    source = spread.args[0] if spread is not None and spread.op is registry["broadcast_to"] else a
+                    if source.size == 1 and source.shape and self.is_carried(source):
+                        single[a] = source
+                if any(a.shape == call.outs[0].shape for a in call.inputs if a not in single):
+                    for a, source in single.items():
+                        single[a] = Value((), source.dtype)
+                        calls.append(Call(registry["reshape"], (source,), {"shape": ()}, (single[a],)))
+                    call = Call(call.op, tuple([single.get(a, a) if isinstance(a, Value) else a for a in call.args]), call.statics, call.outs)
+            calls.append(call)
+        self.calls = calls
 
     # ---- larger patterns ----------------------------------------------------------------------------------------
 
@@ -549,7 +580,7 @@ class _Rewriter:
         """The form of weight · Σ x over the last axis: a product with a column. Of what x is a product of, factors that are the
         same along a row are taken out of the sum, and those that never change become the column."""
         call, thin, vector = self.maker.get(x), None, None
-        if x.size >= WIDE and call is not None and call.op is multiply and call.args[0].shape == x.shape and not self.is_carried(call.args[1]):
+        if self.wide(out, x.size) and call is not None and call.op is multiply and call.args[0].shape == x.shape and not self.is_carried(call.args[1]):
             number, thins, vectors, rest = self.sorted_factors(call.args[1], x.shape)
             if (thins or vectors) and all(isinstance(k, Value) for k in rest):
                 weight, x, thin, vector, k = weight * number, call.args[0], *map(self.all_of, (thins, vectors, rest))
