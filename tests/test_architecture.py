@@ -21,7 +21,7 @@ FLOORS = {
     "primitive": 3,
     "ops": 4,
     "walk": 5, "program": 5,
-    "gradients": 6, "spelling": 6, "rewrite": 6, "means": 6, "quotients": 6,
+    "gradients": 6, "following": 6, "spelling": 6, "rewrite": 6, "means": 6, "quotients": 6,
     "schedule": 7, "buffers": 7,
     "steps": 8,
     "emit": 9,

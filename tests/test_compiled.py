@@ -10,7 +10,7 @@ import random_cells
 from hypothesis import given, settings
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import program
+from tinygrad_rnn import following
 from tinygrad_rnn.straight import Straight
 
 
@@ -127,9 +127,9 @@ def test_a_planted_stale_closure_is_found(monkeypatch):
     f, change = changing("a branch")
     x, step = np.array([0.1, 0.2, 0.3]), tg.compiled(tg.value_and_grad(f))
     step(x)
-    follow = program.Recorded.repeated
+    follow = following.Recorded.repeated
     last = []
-    monkeypatch.setattr(program.Recorded, "repeated", lambda self, function: last[0] if last else last.append(follow(self, function)) or last[0])
+    monkeypatch.setattr(following.Recorded, "repeated", lambda self, function: last[0] if last else last.append(follow(self, function)) or last[0])
     step(x)
     change()
     with pytest.raises(AssertionError):

@@ -9,7 +9,7 @@ import pytest
 from random_cells import assert_same
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import program
+from tinygrad_rnn import following
 from tinygrad_rnn.errors import TraceError
 
 rng = np.random.default_rng(1)
@@ -531,7 +531,7 @@ def test_a_kept_value_stays_known_as_one_of_an_earlier_trace(how):
 
 
 def test_a_planted_reuse_of_kept_values_is_found(monkeypatch):
-    monkeypatch.setattr(program.Follower, "kept", lambda self: False)
+    monkeypatch.setattr(following.Follower, "kept", lambda self: False)
     using_a_kept_value("itself")  # in silence
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from . import trees
 from .errors import ArgumentError, message
-from .program import Program, Recorded, Tracer, code_of, literals_of, name_of
+from .following import Recorded
+from .program import Program, Tracer, code_of, literals_of, name_of
 from .straight import Straight, once, shorter
 from .tensor import Tensor, mode, switched
 
@@ -100,28 +101,36 @@ class _Given:
     def __init__(self, f, args, options):
         self.of, self.count, self.options = getattr(f, "_of", f), len(args), options
         self.tracked, self.arrays, self.places, self.structures = False, [], [], []
-        arrays, places, key = self.arrays, self.places, [code_of(self.of), *options]
+        key = [code_of(self.of), *options]
         for i, arg in enumerate((*args, *options.values()) if options else args):
             leaves, structure = trees.flatten(arg)
             self.structures.append(structure)
             key.append(structure)
-            for leaf in leaves:
-                if type(leaf) is np.ndarray:
-                    array = leaf
-                elif type(leaf) is Tensor:
-                    self.tracked |= leaf._node is not None
-                    array = leaf._array
-                elif isinstance(leaf, np.ndarray) or isinstance(leaf, float) and i in _chosen(f, len(args)):
-                    array = np.asarray(leaf)
-                else:
-                    places.append(leaf)
-                    key.append(type(leaf))
-                    continue
-                places.append(_ARRAY)
-                arrays.append(array)
-                key.append(array.shape)
-                key.append(array.dtype)
+            if not _ARRAYS.issuperset(map(type, leaves)):
+                leaves = self._sorted(leaves, i in _chosen(f, len(args)), key)
+            else:
+                self.places += [_ARRAY] * len(leaves)
+            self.arrays += leaves
+            key += [array.shape for array in leaves]
+            key += [array.dtype for array in leaves]
         self.key = tuple(key)
+
+    def _sorted(self, leaves, chosen, key):
+        """The arrays among the leaves of an argument; the key tells where they stand, and between what."""
+        arrays = []
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                self.tracked |= leaf._node is not None
+                arrays.append(leaf._array)
+            elif isinstance(leaf, np.ndarray) or chosen and isinstance(leaf, float):
+                arrays.append(np.asarray(leaf))
+            else:
+                self.places.append(leaf)
+                key.append(type(leaf))
+                continue
+            self.places.append(_ARRAY)
+            key.append(_ARRAY)
+        return arrays
 
     def modules(self):
         """The modules among the arguments and in what the function returned."""
@@ -143,7 +152,7 @@ class _Given:
         """The leaves that the function returns, as a function of the Tensors; None if they stand in another tree."""
         def function(tensors):
             leaves, self.returned = trees.flatten(self.call(self.of, tensors))
-            return leaves if self.returned == structure else None
+            return leaves if self.returned is structure or self.returned == structure else None
 
         return function
 
@@ -153,6 +162,7 @@ def _chosen(f, count):
     return [i % max(count, 1) for i in getattr(f, "_chosen", ())]
 
 
+_ARRAYS = {np.ndarray}
 _ARRAY = object()  # stands among the leaves of the arguments for an array
 
 

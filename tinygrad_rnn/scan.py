@@ -22,10 +22,11 @@ import numpy as np
 from . import trees
 from .derive import run as run_loop
 from .errors import ArgumentError, DomainError, DtypeError, ShapeError, TraceError, message
+from .following import Follower, Recorded
 from .gradients import checkpoint as checkpointed
 from .loops import Loop
 from .ops import concatenate, flip, getitem, stack, stop_gradient, where
-from .program import Follower, Program, Recorded, Tracer, code_of, literals_of, name_of
+from .program import Program, Tracer, code_of, literals_of, name_of
 from .tensor import Tensor, mode, switched
 
 step = ContextVar("step", default=None)  # the time index at which a watched plain loop is; None outside of one
@@ -206,42 +207,49 @@ def _compiled(cell, state, xs, times):
     """Trace the cell on the first step, and run the loop that the trace describes; its plain meaning when watched."""
     states, structure = trees.flatten(state)
     leaves, xs_structure = trees.flatten(xs)
-    now, inputs, n = mode.get(), [*states, *leaves], len(states)
-    if not times or now.recorder is not None and not now.tracing:
+    now, inputs, T = mode.get(), [*states, *leaves], len(times)
+    if not T or now.recorder is not None and not now.tracing:
         return _plain(cell, state, xs, times)
     code = code_of(cell)
-    seen, known = (id(code), structure, xs_structure), None
-    step = now.recorder.ahead(run_loop, inputs) if type(now.recorder) is Follower else None
-    if step is not None and step.note is not None and step.note[0] == seen:  # the inputs are those of the step: so are their shapes
+    seen, known, closed, traced, step = (id(code), structure, xs_structure), None, None, None, None
+    if type(now.recorder) is Follower and not now.grad:
+        step = now.recorder.ahead(run_loop, inputs)
+    noted = step is not None and step.note is not None and step.note[0] == seen and step.note[1] == T
+    if noted:
         known = step.note[2]
+        closed = now.recorder.made(step, known.recorded, known.again(cell, structure, xs_structure))
     else:
         arrays = [x._array if type(x) is Tensor else x for x in inputs]
         if 0 in [x.size for x in arrays]:
             return _plain(cell, state, xs, times)
-        note, seen = seen, (*seen, *[x.shape for x in arrays], *[x.dtype for x in arrays])
-        _, known = _known.get(seen, (code, None))
-        if step is not None:
-            step.note = note, code, known
-    closed, traced = None if known is None else known.followed(cell, structure, xs_structure), None
-    if closed is None:
-        traced = Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
-        known, closed = _programs.get(traced.key), [obj for _, obj in traced.tracer.closed]
-        if known is None:
-            known = Known(traced)
-            if len(_programs) >= _MOST_PROGRAMS:
-                _programs.clear()
-            _programs[traced.key] = known
-        if len(_known) >= _MOST_PROGRAMS:
-            _known.clear()
-        _known[seen] = code, known
+        shapes = (*seen, *[x.shape for x in arrays], *[x.dtype for x in arrays])
+        _, known = _known.get(shapes, (code, None))
+        if known is not None:
+            closed = known.recorded.repeated(known.again(cell, structure, xs_structure))
+        if closed is None:
+            traced = Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
+            known, closed = _programs.get(traced.key), [obj for _, obj in traced.tracer.closed]
+            if known is None:
+                known = Known(traced)
+                if len(_programs) >= _MOST_PROGRAMS:
+                    _programs.clear()
+                _programs[traced.key] = known
+            if len(_known) >= _MOST_PROGRAMS:
+                _known.clear()
+            _known[shapes] = code, known
     trail = [_trail(obj) for obj in closed if type(obj) is not Tensor or obj._node is None and obj._trace is None]
-    if (trail or known.trail != []) and len(times) > 1 and not known.expects(trail):
+    if (trail or not noted and known.trail != []) and T > 1 and not known.expects(trail):
         traced = traced or Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
         traced.compare(Trace(cell, [out._array if isinstance(out, Tensor) else np.asarray(out) for out in traced.after],
                              structure, leaves, xs_structure, 1, times[1]))
         known.trail = trail
-    out = run_loop(*inputs, *closed, loop=known.loop, T=len(times))
-    return trees.unflatten(structure, out[:n]), trees.unflatten(known.y_structure, out[n:])
+    if noted:
+        out = now.recorder.passed(step)
+    else:
+        out = run_loop(*inputs, *closed, loop=known.loop, T=T)
+        if step is not None:
+            step.note = seen, T, known, code
+    return known.trees(structure, out)
 
 
 # (identity of a cell's code, shapes that it was called with) -> the code, which keeps its identity, and the program that
@@ -276,17 +284,23 @@ class Known:
             (now is before or type(now) is not weakref.ref and now == before) and seen == as_before
             for (now, seen), (before, as_before) in zip(trail, self.trail)])
 
-    def followed(self, cell, structure, xs_structure):
-        """What the cell closes over, if it does what it did before; None if it departs from that."""
+    def again(self, cell, structure, xs_structure):
+        """The leaves of the next state and of what the cell returns besides, as a function of those that go in; None if they
+        stand in other trees."""
         n = self.n_states
 
-        def again(tensors):
+        def function(tensors):
             result = cell(trees.unflatten(structure, tensors[:n]), trees.unflatten(xs_structure, tensors[n:]))
             new, y = result if type(result) is tuple and len(result) == 2 else (None, None)
             after, (ys, y_structure) = trees.flatten_like(new, structure), trees.flatten(y)
-            return None if after is None or y_structure != self.y_structure else (*after, *ys)
+            same = after is not None and (y_structure is self.y_structure or y_structure == self.y_structure)
+            return [*after, *ys] if same else None
 
-        return self.recorded.repeated(again)
+        return function
+
+    def trees(self, structure, out):
+        """The last state and the outputs."""
+        return trees.unflatten(structure, out[:self.n_states]), trees.unflatten(self.y_structure, out[self.n_states:])
 
 
 class Trace:

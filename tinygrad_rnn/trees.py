@@ -112,6 +112,8 @@ def _flatten(tree, leaves):
         leaves += more
         parts.append(part)
     kind = type(tree)
+    if kind in (tuple, list, dict) and {_leaf}.issuperset(parts):
+        return _of_leaves(tree, parts)
     return Structure(kind, found[0], tuple(parts), tree if hasattr(kind, "tree_children") else None)
 
 
@@ -143,14 +145,14 @@ def _flat_again(structure, leaves):
 
 
 def _unflatten(structure, leaves) -> Any:
+    if structure.flat:
+        return _flat_again(structure, islice(leaves, structure.count))
     kind = structure.kind
     if kind is LEAF:
         return next(leaves)
     if kind is type(None):
         return None
-    if structure.flat:
-        return _flat_again(structure, islice(leaves, structure.count))
-    children = [_unflatten(child, leaves) for child in structure.children]
+    children = [next(leaves) if child is _leaf else _unflatten(child, leaves) for child in structure.children]
     if structure.template is not None:
         return structure.template.tree_replace(dict(zip(structure.names, children)))
     if issubclass(kind, dict):
