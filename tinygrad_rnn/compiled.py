@@ -8,6 +8,7 @@ rules (`gradients` says which calls a gradient is), and how a program is spelled
 
 import copy
 import functools
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,9 @@ def compiled(f) -> Any:
             if last is None:
                 last = texts[traced.key] = _Written(f, given, traced)
             known[given.key] = last
-        if now.grad and any([type(x) is Tensor and x._node is not None for x in closed]):
+        if not closed:
+            return given, last, given.arrays
+        if now.grad and any(map(is_tracked, closed)):
             tracked.add(given.key)
             return given, None, ()
         return given, last, [*given.arrays, *[x._array if type(x) is Tensor else x for x in closed]]
@@ -74,7 +77,7 @@ def compiled(f) -> Any:
         if written is not None:
             return trees.unflatten(written.tree(given), written.run(*arrays))
         result = f(*args, **options)
-        if given.key in tracked and not any([type(x) is Tensor and x._node is not None for x in trees.flatten(result)[0]]):
+        if given.key in tracked and not any(map(is_tracked, trees.flatten(result)[0])):
             tracked.discard(given.key)  # it may be followed again
         return result
 
@@ -111,8 +114,7 @@ class _Given:
             else:
                 self.places += [_ARRAY] * len(leaves)
             self.arrays += leaves
-            key += [array.shape for array in leaves]
-            key += [array.dtype for array in leaves]
+            key += map(_FORM, leaves)
         self.key = tuple(key)
 
     def _sorted(self, leaves, chosen, key):
@@ -162,7 +164,7 @@ def _chosen(f, count):
     return [i % max(count, 1) for i in getattr(f, "_chosen", ())]
 
 
-_ARRAYS = {np.ndarray}
+_ARRAYS, _FORM = {np.ndarray}, attrgetter("shape", "dtype")
 _ARRAY = object()  # stands among the leaves of the arguments for an array
 
 

@@ -21,6 +21,7 @@ from .steps import StepText
 BLOCK_BYTES = 1 << 19  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
 MOST_BLOCK_BYTES = 1 << 21  # of a block that is made longer so that products of its rows
 LEAST_ROWS = 256  # are of as many as this
+TAKEN = "T", "np", "run", "empty", "n", "part", "start", "first"  # what a source calls by these names
 
 
 class Source(StepText):
@@ -28,15 +29,19 @@ class Source(StepText):
 
     `names` and `sequences` name the inputs, `taken` says which names are not free. `body` holds the lines, `inputs` and
     `results` the texts of what goes in and comes out, `constants` the arrays that the text speaks of. Where the T is given, and
-    all steps fit one block, the text says nothing of blocks; it then holds for no more steps than `block_size`.
+    all steps fit one block, the text says nothing of blocks; it then holds for no more steps than `block_size`. A loop that is
+    written `within` another source shares its names. It may overwrite the buffers `owned`.
     """
 
-    def __init__(self, loop, names=None, sequences=None, taken=(), T=None):
-        self.loop, self.s = loop, Schedule(loop)
+    def __init__(self, loop, names=None, sequences=None, taken=(), T=None, within=None, owned=()):
+        self.loop, self.s, self.owned = loop, Schedule(loop), owned
         self.names = {(v, ""): name for v, name in (names or {}).items()}
-        self.taken, self.constants, self.short = {"T", "np", "run", "empty", "n", "part", "start", "first", *taken}, {}, {}
+        if within is None:
+            self.taken, self.constants, self.short, self.numbers = {*TAKEN, *taken}, {}, {}, {}
+        else:
+            self.taken, self.constants, self.short, self.numbers = within.taken, within.constants, within.short, within.numbers
         self.body = self.lines = []
-        self.viewed = set()  # views that the loop has made outside of it
+        self.viewed, self.views = set(), {}  # views that the loop has made outside of it; the text of a view -> its names
         self._live()
         self.at_once = T is not None and T <= self.block_size
         if self.at_once:
@@ -44,6 +49,8 @@ class Source(StepText):
         self.calls = [c for c in (*self.s.once, *self.s.before, *self.s.inside, *self.s.after) if self.live(c)]
         self._makers = {v: call for call in self.calls for v in call.outs}
         self._write(sequences)
+        if within is None:
+            self._name_short()
 
     def compile(self):
         """The function."""
@@ -57,6 +64,12 @@ class Source(StepText):
         """The source."""
         results = "".join(r + ", " for r in self.results)
         return "\n".join([f"def run({', '.join(['T', *self.inputs])}):", *self.body, f"    return ({results})"]) + "\n"
+
+    def _name_short(self):
+        """NumPy's functions under names of their own: looking them up in a module takes time at every call."""
+        if self.short:
+            words = sorted(self.short)
+            self.lines.insert(0, f"    {', '.join(self.short[w] for w in words)} = {', '.join(f'np.{w}' for w in words)}")
 
     # ---- names --------------------------------------------------------------------------------------------------
 
@@ -95,11 +108,11 @@ class Source(StepText):
 
     def scalar(self, number, dtype):
         """A number as a bound array without axes: NumPy would convert a Python number at every call."""
-        key = "number", repr(number), dtype
-        if key not in self.names:
+        key = repr(number), dtype
+        if key not in self.numbers:
             word = {0.0: "zero", 0.5: "half", 1.0: "one", 2.0: "two", -1.0: "minus_one"}.get(number, "number")
-            self.names[key] = self.constant(np.array(number, dtype), word)
-        return self.names[key]
+            self.numbers[key] = self.constant(np.array(number, dtype), word)
+        return self.numbers[key]
 
     # ---- the parts ----------------------------------------------------------------------------------------------
 
@@ -145,7 +158,8 @@ class Source(StepText):
                 products and call.args[1] not in made and len(call.args[0].shape) == 2)
             if rows and all(a in flows or a not in made for a in call.inputs):
                 flows.update(call.outs)
-        inner = {s.stacked.get(a, a) for c in s.inside for a in c.inputs if a not in s.recurrent} | {s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value)}
+        inner = {s.stacked.get(a, a) for c in s.inside for a in c.inputs if a not in s.recurrent}
+        inner |= {s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value)}
         summing = [c for c in s.after if c in s.summing and self.live(c)]
         views, self.tallies = self._tallies(summing, flows | {s.stacked[x] for x in self.loop.xs}, products)
         whole = {a for c in summing if c not in self.tallies and c not in views for a in c.inputs} | results
@@ -196,7 +210,7 @@ class Source(StepText):
             self.names[s.stacked[v], ""] = sequences[v] if sequences else self.name(v, "s")
         self.inputs = [*initial, *(self.names[s.stacked[v], ""] for v in loop.xs), *(self.name(v) for v in loop.consts)]
         late = {v for c in self.blocked for v in c.outs} | {s.stacked[v] for v in s.stacked if v in s.recurrent}
-        before = []
+        before = self.sooner = []
         for call in self.whole:
             if late.isdisjoint(call.inputs):
                 before.append(call)
@@ -208,9 +222,6 @@ class Source(StepText):
         after = [c for c in s.before if c in self.whole and c not in before]
         after += [c for c in s.after if self.live(c) and (c in s.summing and c not in self.late or c in self.whole and c not in before)]
         self._straight(after, "after the loop")
-        if self.short:
-            words = sorted(self.short)
-            self.lines.insert(0, f"    {', '.join(self.short[w] for w in words)} = {', '.join(f'np.{w}' for w in words)}")
         bases = [self._base(v) if isinstance(v, Value) else v for v in s.sums]
         sums = [self.arg(v)[0] + ".copy()" * any(base is other for other in bases[:i]) for i, (v, base) in enumerate(zip(s.sums, bases))]
         self.results = [*self.finals, *self._stacked_results(), *sums]
@@ -227,6 +238,11 @@ class Source(StepText):
             text = self._text(call, [self.arg(a) for a in call.args])
             if call.op.name == "transpose" and call.outs[0] in rows:
                 text = f"np.ascontiguousarray({text})"  # products of many rows with a transposed view take twice as long
+            elif call.op.view and len(call.outs) == 1:
+                name = self.views.setdefault((title, text), self.name(call.outs[0]))
+                if name != self.name(call.outs[0]):
+                    self.names[call.outs[0], ""] = name
+                    continue
             self.put(f"{', '.join(self.name(v) for v in call.outs)} = {text}")
 
     def _stacked_results(self):

@@ -114,7 +114,7 @@ _ARRAYS = {Tensor, np.ndarray}
 
 def _prepared(state, xs):
     """The initial state with arrays for Python numbers, in the dtype of the first floating point leaf of xs."""
-    if _ARRAYS.issuperset(map(type, trees.flatten(state)[0])):
+    if type(state) in _ARRAYS or _ARRAYS.issuperset(map(type, trees.flatten(state)[0])):
         return state
     floats = [leaf.dtype for leaf in trees.flatten(xs)[0] if getattr(leaf, "dtype", np.dtype(int)).kind == "f"]
     dtype = floats[0] if floats else np.dtype(float)
@@ -237,7 +237,7 @@ def _compiled(cell, state, xs, times):
             if len(_known) >= _MOST_PROGRAMS:
                 _known.clear()
             _known[shapes] = code, known
-    trail = [_trail(obj) for obj in closed if type(obj) is not Tensor or obj._node is None and obj._trace is None]
+    trail = closed and [_trail(obj) for obj in closed if type(obj) is not Tensor or obj._node is None and obj._trace is None]
     if (trail or not noted and known.trail != []) and T > 1 and not known.expects(trail):
         traced = traced or Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
         traced.compare(Trace(cell, [out._array if isinstance(out, Tensor) else np.asarray(out) for out in traced.after],

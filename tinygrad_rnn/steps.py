@@ -3,7 +3,7 @@
 Knows where every result of a step is kept and writes the call into that place. It is the middle part of `emit.Source`,
 which brings the names (`name`, `fresh`, `arg`, `scalar`), the schedule `s` and what is made in blocks (`early`, `late`,
 `full`). Refuses to know what stands before and after the loop.
-Below it: buffers, schedule, spelling, program.
+Below it: lending, buffers, schedule, spelling, program.
 """
 
 import math
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .buffers import Room, dtype_text, has_out, tuple_text
+from .lending import Owned, lent
 from .program import Value
 from .schedule import SAMPLE, Schedule
 from .spelling import ATOM, ours, spell
@@ -35,6 +36,12 @@ class StepText:
     blocked: list
     full: set
     tallies: list
+    whole: list
+    sooner: list
+    owned: list[Owned]
+    at_once: bool
+    viewed: set
+    views: dict
     block_size: int
     passing: set
     name: Callable[..., str]
@@ -53,10 +60,14 @@ class StepText:
         for state, value, start in zip(self.loop.states, self.loop.next_states, initial):
             self._state(state, value, start, made)
         self._joins(made)
-        self.steps_of, self.views = {}, {}  # in a block: sequence -> its slice; the text of a view -> its names
+        self.stacks = {}  # name of what holds all steps of a value -> name of its memory, dtype and entries of a step
+        self.steps_of = {}  # in a block: sequence -> its slice
         size = self.block_size
         inside = SimpleNamespace(op=SimpleNamespace(view=False), outs=(), inputs=[self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs])
         self.block_names, self.block_room = set(), Room([*self.early, inside, *self.late], self.full)
+        self.lent, copied = lent(self, self.owned)
+        for x in copied:
+            self._copied(x)
         self._block(self.early, 0)
         self.room = Room(self.s.inside, self._step_reads())
         for k, call in enumerate(self.s.inside):
@@ -200,12 +211,12 @@ class StepText:
                 lead = f"{out.shape[0] // SAMPLE} * " if out.shape[0] > SAMPLE else ""
                 rest = "".join(f", {m}" for m in out.shape[1:]) or ","
                 if self.at_once:
-                    self.head.append(f"{name} = np.empty(({lead}T{rest}), {dtype_text(out)})")
+                    self._stack(name, out, f"{lead}T{rest}", out.size // SAMPLE)
                     if out in self.full:
                         self.names[out, ""] = name
                 elif out in self.full:
                     stack = self.names[out, ""] = self.fresh(name + "s")
-                    self.head.append(f"{stack} = np.empty(({lead}T{rest}), {dtype_text(out)})")
+                    self._stack(stack, out, f"{lead}T{rest}", out.size // SAMPLE)
                     self.block.append(f"{name} = {stack}[{lead}start:{lead}part.stop]")
                 else:
                     buffer = self.fresh(name + "_all")
@@ -217,6 +228,29 @@ class StepText:
             self.steps_of[out] = name
             self.block_names.add(name)
             self.block.append(self._into(call, texts, name))
+
+    def _stack(self, name, value, shape, size):
+        """Room for all steps of a value, of so many entries each: new, or where something lies that is not read any more."""
+        buffer = self.lent.get(value)
+        if buffer is None:
+            self.head.append(f"{name} = np.empty(({shape}), {dtype_text(value)})")
+            self.stacks[name] = name, value.dtype, size
+        else:
+            self.head.append(f"{name} = {buffer.name}.reshape({shape})")
+            self.stacks[name] = buffer.name, value.dtype, size
+
+    def _copied(self, x):
+        """A sequence that is overwritten before it is read for the last time: the steps read a copy."""
+        stacked = self.s.stacked[x]
+        text, name = self.name(stacked), self.fresh(f"{x.name or 'v'}_copy")
+        if self.at_once:
+            self.block.append(f"{name} = {text}.copy()")
+        else:
+            buffer = self.fresh(name + "_all")
+            self.head.append(f"{buffer} = np.empty((min(T, {self.block_size}), {', '.join(map(str, x.shape))}), {dtype_text(x)})")
+            self.block += [f"{name} = {buffer}[:n]", f"{name}[...] = {text}[part]"]
+        self.steps_of[stacked] = name
+        self.block_names.add(name)
 
     def _tally(self, call, texts):
         """A sum over time that a block adds to; the first block's product is the sum itself."""
@@ -300,7 +334,7 @@ class StepText:
                 self.block_names.add(part)
                 self.every(name, part, value.shape)
             else:
-                self.head.append(f"{buffer} = np.empty((T{rest}), {dtype_text(value)})")
+                self._stack(buffer, value, f"T{rest}", value.size)
                 self.every(name, buffer, value.shape)
                 self.names[stacked, ""] = buffer
                 self._home(value, stacked)

@@ -1,19 +1,26 @@
-"""Straight: a program without loops of its own as a Python function, one call a line, and no call that could be saved.
+"""Straight: a program as a Python function, one call a line, and no call that could be saved.
 
-Knows which calls repeat an earlier one, which results nobody reads, and which line may write into the buffer of an earlier
-one. Refuses to know where the program comes from, and what a loop in it does. Below it: emit, buffers, spelling, program.
+Knows which calls repeat an earlier one, which results nobody reads, which line may write into the buffer of an earlier one,
+and that the loops in it are written out where they stand. Refuses to know where the program comes from, and how the text of
+a loop is made. Below it: emit, lending, buffers, spelling, program, workspace.
 """
 
 import re
+from collections import Counter
 
 import numpy as np
 
 from .buffers import Room, has_out
-from .emit import Source
+from .emit import TAKEN, Source
+from .lending import Owned
 from .program import Call, Program, Value, frozen
-from .spelling import kernels, ours, spell
+from .spelling import ours
+from .workspace import LEAST_BYTES
 
 _SPREAD = 1 << 16  # elements up to which a repeated constant is worth its memory: strides of 0 are slow
+
+
+_BOUND = re.compile(r"^ *(?:for )?(\w+(?:, \w+)*),?(?: =| in) ")  # the names that a line gives
 
 
 def once(calls, same):
@@ -49,39 +56,126 @@ def shorter(program):
     return Program(program.inputs, calls, program.outputs)
 
 
+def steady(loop, args):
+    """The loop and what goes into it, without those sequences that hold the same at every step: cotangents of a sum, say."""
+    n, m, same = loop.n_states, loop.n_states + loop.n_xs, {}
+    for x, arg in zip(loop.xs, args[n:m]):
+        if isinstance(arg, np.ndarray) and len(arg) and (arg == arg[0]).all() and (np.signbit(arg) == np.signbit(arg[0])).all():
+            same[x] = np.ascontiguousarray(arg[0]).reshape(x.shape)
+    if not same:
+        return loop, args
+    calls = [_with_numbers(call, same) for call in once(loop.body.calls, same)]
+    kept = [i for i, v in enumerate(loop.body.inputs) if v not in same]
+    body = Program([loop.body.inputs[i] for i in kept], calls, [same.get(v, v) if isinstance(v, Value) else v for v in loop.body.outputs])
+    found = type(loop)(body, n, loop.n_xs - (len(args) - len(kept)), loop.n_ys, loop.reverse)
+    found.augmented = loop.augmented
+    return found, [args[i] for i in kept]
+
+
+def _with_numbers(call, same):
+    """The call with a number for an array of equal ones, where nothing but its value counts."""
+    if not (call.op.elementwise and ours(call.op) and len(call.outs) == 1):
+        return call
+    out = call.outs[0]
+    if not any(isinstance(a, Value) and a.shape == out.shape and a.dtype == out.dtype for a in call.args):
+        return call
+
+    def one(a):
+        alike = isinstance(a, np.ndarray) and a.dtype.kind == "f" and a.dtype == out.dtype and a.size and a.tobytes() == a.flat[:1].tobytes() * a.size
+        return float(a.flat[0]) if alike else a
+
+    return Call(call.op, tuple(map(one, call.args)), call.statics, call.outs)
+
+
 class Straight(Source):
     """The text of a program as a Python function `run(inputs…) -> outputs…`: one call a line, into a buffer whose value
-    nobody reads any more where there is one."""
+    nobody reads any more where there is one. A loop that is called once is written out where it is called."""
 
     def __init__(self, program):
-        self.names, self.constants, self.short, self.taken = {}, {}, {}, {"np", "run", "empty"}
+        self.names, self.constants, self.short, self.taken, self.numbers = {}, {}, {}, {*TAKEN}, {}
         self.body = self.lines = []
-        self.calls, self.inputs = program.calls, [self.name(v) for v in program.inputs]
-        room = Room(self.calls, [v for v in program.outputs if isinstance(v, Value)])
-        for k, call in enumerate(self.calls):
-            texts, out = [self.arg(a) for a in call.args], call.outs[0]
-            writes = len(call.outs) == 1 and out.shape != () and call.op.elementwise and has_out(call) and ours(call.op)
-            name = room.in_place(call, k) if writes else None
-            if name is not None:
-                self.names[out, ""] = name
-                self.put(self._into(call, texts, name))
-                continue
-            text = spell(call, texts)[0]
-            if call.op.name == "sum" and text.startswith("np.sum("):  # the method is called at a third of the cost
-                text = re.sub(r"^np\.sum\((\w+)(, )?", r"\1.sum(", text)
-            self.put(f"{', '.join([self.name(v) for v in call.outs])} = {text}")
-            if writes:
-                room.keep(out, self.name(out))
-            elif call.op.view and len(call.outs) == 1 and isinstance(call.args[0], Value):
-                room.view(out, call.args[0], self.name(out))
-        if self.short:
-            words = sorted(self.short)
-            self.lines.insert(0, f"    {', '.join(self.short[w] for w in words)} = {', '.join(f'np.{w}' for w in words)}")
-        self._makers, self.results, seen = {v: call for call in self.calls for v in call.outs}, [], set()
+        self.calls, self.inputs = [], [self.name(v) for v in program.inputs]
+        self._makers = {v: call for call in program.calls for v in call.outs}
+        self.lies, self.rooms = {}, {}  # result of a loop -> name of its buffer -> dtype, entries a step, steps
+        self._read = {a for call in program.calls for a in call.inputs} | {v for v in program.outputs if isinstance(v, Value)}
+        room = Room(program.calls, [v for v in program.outputs if isinstance(v, Value)])
+        self._loops = [k for k, call in enumerate(program.calls) if "loop" in call.statics]
+        loops = Counter(call.statics.get("loop") for call in program.calls)
+        for k, call in enumerate(program.calls):
+            if loops[call.statics.get("loop", ...)] == 1:
+                self._written_out(call, k, room)
+            else:
+                self._line(call, k, room)
+                self.calls.append(call)
+        self._name_short()
+        self.results, seen = [], set()
         for v in program.outputs:
             fresh = isinstance(v, Value) and v.shape != () and v not in seen and self._is_new(v)
             seen.add(v if isinstance(v, Value) else None)
             self.results.append(self.arg(v)[0] if fresh else f"np.array({self.arg(v)[0]})")
+
+    def _line(self, call, k, room):
+        """One call."""
+        texts, out = [self.arg(a) for a in call.args], call.outs[0]
+        writes = len(call.outs) == 1 and out.shape != () and call.op.elementwise and has_out(call) and ours(call.op)
+        name = room.in_place(call, k) if writes else None
+        if name is not None:
+            self.names[out, ""] = name
+            self.put(self._into(call, texts, name))
+            return
+        self.put(f"{', '.join([self.name(v) for v in call.outs])} = {self._text(call, texts)}")
+        if writes:
+            room.keep(out, self.name(out))
+        elif call.op.view and len(call.outs) == 1 and isinstance(call.args[0], Value):
+            room.view(out, call.args[0], self.name(out))
+
+    def _written_out(self, call, k, room):
+        """A loop in the place of its call. It may overwrite what an earlier one kept and nobody reads after it."""
+        (loop, args), T = steady(call.statics["loop"], call.args), call.statics["T"]
+        texts = [self.arg(a if isinstance(a, Value) else np.asarray(a))[0] for a in args]
+        fast, n, m = loop.faster(), loop.n_states, loop.n_states + loop.n_xs
+        inputs = dict(zip(fast.body.inputs, texts))
+        owned = self._owned(zip(args, fast.body.inputs), fast.xs, k, room, T)
+        made = Source(fast, {v: inputs[v] for v in (*fast.states, *fast.consts)}, dict(zip(fast.xs, texts[n:m])), T=T, within=self, owned=owned)
+        self.put(f"T = {T}")
+        start = len(self.lines)
+        self.lines += made.body
+        self.calls += made.calls
+        for out, text in zip(call.outs, made.results):
+            if out in self._read:
+                text = text.removesuffix(".copy()") if loop.augmented else text
+                if text.isidentifier():
+                    self.names[out, ""] = text
+                else:
+                    self.put(f"{self.name(out)} = {text}")
+        for out, stacked in zip(call.outs[n:], made.s.outputs):
+            name = made.name(made._base(stacked)).split("[")[0] if isinstance(stacked, Value) else None
+            if name in made.stacks:
+                self.lies[out], *room = made.stacks[name]
+                self.rooms[self.lies[out]] = *room, T
+        if k < max(self._loops) and T * made.width >= LEAST_BYTES:
+            self._forgotten(start, {*made.results, *self.names.values(), *self.lies.values()})
+
+    def _forgotten(self, start, kept):
+        """Let go of what a loop leaves behind: its buffers, and the views of them, would live as long as the function runs."""
+        bound = [name for line in self.lines[start:] for names in _BOUND.findall(line) for name in names.split(", ")]
+        names = [name for name in dict.fromkeys(bound) if name not in kept and name != "T"]
+        for i in range(0, len(names), 20):
+            self.put(f"del {', '.join(names[i:i + 20])}")
+
+    def _owned(self, pairs, xs, k, room, T):
+        """The buffers that the k-th call, a loop, may overwrite: what lies there is read for the last time, and as a sequence."""
+        inside, pairs = {}, list(pairs)
+        for value, name in self.lies.items():
+            inside.setdefault(name, set()).add(value)
+        owned = []
+        for name, values in inside.items():
+            dtype, size, steps = self.rooms[name]
+            readers = [(arg, x) for arg, x in pairs if isinstance(arg, Value) and room.root.get(arg, arg) in values]
+            if steps == T and T * size * dtype.itemsize >= LEAST_BYTES and all(room.last.get(v, -1) <= k for v in values) and all(
+                    arg in values and x in xs for arg, x in readers):
+                owned.append(Owned(name, dtype, size, [x for _, x in readers]))
+        return owned
 
     def _is_new(self, value):
         """Whether nobody else holds the memory of a result."""
@@ -94,10 +188,3 @@ class Straight(Source):
     def text(self):
         """The source."""
         return "\n".join([f"def run({', '.join(self.inputs)}):", *self.body, f"    return [{', '.join(self.results)}]"]) + "\n"
-
-    def compile(self):
-        """The function."""
-        scope = {"np": np, **self.constants, **kernels(self.calls)}
-        exec(compile(self.text, "<compiled>", "exec"), scope)
-        scope["run"].source = self.text
-        return scope["run"]
