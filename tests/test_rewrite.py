@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from random_cells import assert_same, derivative, directions, loss, with_options
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import emit, means, quotients, rewrite, workspace
+from tinygrad_rnn import emit, means, quotients, rows, workspace
 from tinygrad_rnn.means import without_means
 from tinygrad_rnn.program import Call, Program, Tracer
 from tinygrad_rnn.rewrite import _Rewriter
@@ -70,13 +70,13 @@ def widths(monkeypatch, wide):
     """Have arrays of so many elements count as wide; every cell is seen for the first time."""
     monkeypatch.setattr(scan_module, "_programs", {})
     monkeypatch.setattr(scan_module, "_known", {})
-    monkeypatch.setattr(rewrite, "WIDE", wide)
+    monkeypatch.setattr(rows, "WIDE", wide)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("lead", [(), (1,), (4,)], ids=str)
 @pytest.mark.parametrize("kind", CENTRED)
-@pytest.mark.parametrize("wide", [1, rewrite.WIDE])
+@pytest.mark.parametrize("wide", [1, rows.WIDE])
 def test_cells_with_means_equal_the_plain_loop(kind, lead, order, wide, monkeypatch):
     widths(monkeypatch, wide)
     at = arrays(lead)
@@ -202,7 +202,7 @@ def test_the_factor_of_a_row_stands_behind_the_products(monkeypatch):
     text = step(at)
     backward = text[text.index("def backward"):]
     assert re.search(r"dot\((\w+), \w+, (\w+)\)\n +multiply\(\2, \w+, ", backward), text
-    monkeypatch.setattr(rewrite, "WIDE", 1 << 12)
+    monkeypatch.setattr(rows, "WIDE", 1 << 12)
     assert step(at) != text
 
 
@@ -225,11 +225,11 @@ def test_extreme_rows_have_the_gradients_of_the_plain_loop(seed, epsilon, wide):
     at = dict(V=rng.normal(size=(3, 5)) * sizes(), W=rng.normal(size=(2, 5)) * sizes(), a=rng.normal(size=5), h=rng.normal(size=(4, 3)) * sizes(4, 1),
               xs=rng.normal(size=(3, 4, 2)) * sizes(3, 4, 1), g=rng.normal(size=(3, 4, 3)) * sizes(3, 4, 1))
     at = {name: a.astype(np.float32) for name, a in at.items()}
-    rows = lambda v: (lambda d: d / tg.sqrt(mean(d * d) + epsilon))(v - mean(v))
+    normed = lambda v: (lambda d: d / tg.sqrt(mean(d * d) + epsilon))(v - mean(v))
 
     def f(at, compiled):
         def step(h, x):
-            h = h * tg.tanh(rows(h @ at["V"]) * at["a"] + rows(x @ at["W"]))[..., :3]
+            h = h * tg.tanh(normed(h @ at["V"]) * at["a"] + normed(x @ at["W"]))[..., :3]
             return h, h
 
         return tg.sum(tg.scan(step, at["h"], at["xs"], compiled=compiled)[1] * at["g"])
@@ -258,7 +258,7 @@ def blocks_of(patch, steps):
 
     patch.setattr(scan_module, "_programs", {})
     patch.setattr(scan_module, "_known", {})
-    patch.setattr(rewrite, "WIDE", 1)
+    patch.setattr(rows, "WIDE", 1)
     patch.setattr(workspace, "LEAST_BYTES", 1)
     patch.setattr(emit.Source, "_part", part)
 
