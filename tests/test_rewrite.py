@@ -216,6 +216,17 @@ def test_one_number_stands_beside_an_array_without_axes(batch, alone):
     assert ("np.broadcast_to" in backward) is not alone, text
 
 
+def test_a_compiled_step_knows_what_is_a_root():
+    """Its loops are made again where a cotangent is the same at every step."""
+    def f(at):
+        cell = lambda h, x: (lambda h: (h, h))(tg.tanh(unit(h @ at["p"]["U"]) + x @ at["p"]["W"]))
+        return tg.sum(tg.scan(cell, at["h"], at["xs"])[1])
+
+    step, at = tg.compiled(tg.grad(f)), arrays((4,))
+    step(at)
+    assert step.source(at).count("divide(") == 2, step.source(at)  # by r, and 1 / r
+
+
 @settings(max_examples=40)
 @given(st.integers(0, 2**32), st.sampled_from([1e-5, 1e-30, 1e-36]), st.sampled_from([1, 1 << 12]))
 def test_extreme_rows_have_the_gradients_of_the_plain_loop(seed, epsilon, wide):

@@ -68,7 +68,7 @@ def steady(loop, args):
     kept = [i for i, v in enumerate(loop.body.inputs) if v not in same]
     body = Program([loop.body.inputs[i] for i in kept], calls, [same.get(v, v) if isinstance(v, Value) else v for v in loop.body.outputs])
     found = type(loop)(body, n, loop.n_xs - (len(args) - len(kept)), loop.n_ys, loop.reverse)
-    found.augmented = loop.augmented
+    found.augmented, found.roots = loop.augmented, loop.roots
     return found, [args[i] for i in kept]
 
 
