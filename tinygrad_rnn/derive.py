@@ -213,16 +213,24 @@ def _varying(loop):
     return varying
 
 
+_CHEAP = {registry[name] for name in ("add", "subtract", "negative")}
+
+
 def _backward_calls(calls, start, results, origin, varying):
-    """What the walk recorded, and the forward calls that only repeat what never changes or cost nothing."""
+    """What the walk recorded, and the forward calls that only repeat what never changes or cost less than to keep their
+    result: sums of what the derivative reads anyway."""
     wanted = {u for u in results.values() if u is not None}
-    kept = []
+    kept, read = [], set()
     for k, call in reversed(list(enumerate(calls))):
         if wanted.isdisjoint(call.outs):
             continue
-        if k >= start or call.op.name == "transpose" or not any(origin.get(u) in varying for u in call.outs):
+        again = call.op in _CHEAP and call.outs[0] not in read and all(
+            u in wanted or origin.get(u) not in varying or not any(u in c.outs for c in calls[:start]) for u in call.inputs)
+        if k >= start or call.op.name == "transpose" or not any(origin.get(u) in varying for u in call.outs) or again:
             kept.append(call)
             wanted.update(call.inputs)
+            if k < start:
+                read.update(call.inputs)
     return kept[::-1]
 
 

@@ -12,10 +12,10 @@ import re
 import numpy as np
 
 from . import workspace
-from .buffers import has_out
+from .buffers import Room, has_out
 from .program import Value
 from .schedule import SAMPLE, Schedule
-from .spelling import ATOM, Steps, kernels
+from .spelling import ATOM, Steps, kernels, ours
 from .steps import StepText
 
 BLOCK_BYTES = 1 << 19  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
@@ -232,8 +232,14 @@ class Source(StepText):
             self.put(f"# {title}")
         rows = {a for c in self.s.inside if c.op.name == "matmul" and isinstance(c.args[1], Value) for a in c.args[1:]
                 if isinstance(c.args[0], Value) and c.args[0].shape[:-1] not in ((), (1,))}
-        for call in calls:
+        room = Room(calls, [v for v in (*self.s.outputs, *self.s.sums) if isinstance(v, Value)])
+        for k, call in enumerate(calls):
             if self.viewed.issuperset(call.outs):
+                continue
+            name = room.in_place(call, k) if has_out(call) and call.op.elementwise else None
+            if name is not None:
+                self.names[call.outs[0], ""] = name
+                self.put(self._into(call, [self.arg(a) for a in call.args], name))
                 continue
             text = self._text(call, [self.arg(a) for a in call.args])
             if call.op.name == "transpose" and call.outs[0] in rows:
@@ -244,6 +250,10 @@ class Source(StepText):
                     self.names[call.outs[0], ""] = name
                     continue
             self.put(f"{', '.join(self.name(v) for v in call.outs)} = {text}")
+            if call.op.view and isinstance(call.args[0], Value):
+                room.view(call.outs[0], call.args[0], self.name(call.outs[0]))
+            elif len(call.outs) == 1 and ours(call.op) and "after" in title:
+                room.keep(call.outs[0], self.name(call.outs[0]))
 
     def _stacked_results(self):
         """The stacked outputs. A view of an input is copied; and, where a person will hold the results as plain arrays, so

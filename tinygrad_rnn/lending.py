@@ -31,7 +31,7 @@ def lent(source, owned):
                     v in every for v in (*source.loop.next_states, *s.outputs, *s.sums) if isinstance(v, Value)):
                 continue
             late = [x for x, own in aliases.items() if any(k >= first and not own.isdisjoint(c.inputs) for c, k in at.items())]
-            if 2 * sum(x.size for x in late) <= size:
+            if sum(x.size for x in late) <= size:
                 places[value] = buffer
                 copied += late
                 break
