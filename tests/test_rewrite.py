@@ -227,6 +227,24 @@ def test_a_compiled_step_knows_what_is_a_root():
     assert step.source(at).count("divide(") == 2, step.source(at)  # by r, and 1 / r
 
 
+def test_what_is_made_of_weights_once_is_made_once_for_all_loops():
+    """The centred weights of the forward pass serve the backward pass; not where something was written in their place."""
+    cell = lambda W, squash: lambda h, x: (lambda h: (h, h))(squash(unit((lambda v: v - mean(v))(h @ W))) + x[..., :1])
+    loss = lambda W, at, squash=tg.tanh: tg.sum(tg.scan(cell(W, squash), at["h"], at["xs"])[1])
+
+    def overwritten(at):
+        W = at["p"]["U"] * 2.0
+        first = loss(W, at)
+        return first + loss(W * 3.0, at, tg.sin)
+
+    at = arrays((4,))
+    text = tg.compiled(tg.grad(lambda at: loss(at["p"]["U"], at))).source(at)
+    assert text.count(" @ constant") == 2, text  # of the weight, and of its gradient
+    step = tg.compiled(overwritten)
+    assert_same(step(at), overwritten(at))
+    assert re.search(r"(v\d*) = v\d* \* 2.0\n(.*\n)* +multiply\(\1, [\w.]+, \1\)", step.source(at)), step.source(at)
+
+
 @settings(max_examples=40)
 @given(st.integers(0, 2**32), st.sampled_from([1e-5, 1e-30, 1e-36]), st.sampled_from([1, 1 << 12]))
 def test_extreme_rows_have_the_gradients_of_the_plain_loop(seed, epsilon, wide):

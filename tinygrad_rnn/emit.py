@@ -37,9 +37,10 @@ class Source(StepText):
         self.loop, self.s, self.owned = loop, Schedule(loop), owned
         self.names = {(v, ""): name for v, name in (names or {}).items()}
         if within is None:
-            self.taken, self.constants, self.short, self.numbers = {*TAKEN, *taken}, {}, {}, {}
+            self.taken, self.constants, self.short, self.numbers, self.lasting = {*TAKEN, *taken}, {}, {}, {}, {}
         else:
-            self.taken, self.constants, self.short, self.numbers = within.taken, within.constants, within.short, within.numbers
+            self.taken, self.constants, self.short = within.taken, within.constants, within.short
+            self.numbers, self.lasting = within.numbers, within.lasting
         self.body = self.lines = []
         self.viewed, self.views = set(), {}  # views that the loop has made outside of it; the text of a view -> its names
         self._live()
@@ -241,7 +242,8 @@ class Source(StepText):
                 self.names[call.outs[0], ""] = name
                 self.put(self._into(call, [self.arg(a) for a in call.args], name))
                 continue
-            text = self._text(call, [self.arg(a) for a in call.args])
+            texts = [self.arg(a) for a in call.args]
+            text = self._text(call, texts)
             if call.op.name == "transpose" and call.outs[0] in rows:
                 text = f"np.ascontiguousarray({text})"  # products of many rows with a transposed view take twice as long
             elif call.op.view and len(call.outs) == 1:
@@ -249,6 +251,12 @@ class Source(StepText):
                 if name != self.name(call.outs[0]):
                     self.names[call.outs[0], ""] = name
                     continue
+            if title == "once" and len(call.outs) == 1 and all(type(a) in (int, float) or word in self.constants or word in self.lasting.values()
+                                                               for a, (word, _) in zip(call.args, texts)):
+                if text in self.lasting:  # an earlier loop has made it, of things that nobody writes into
+                    self.names[call.outs[0], ""] = self.lasting[text]
+                    continue
+                self.lasting[text] = self.name(call.outs[0])
             self.put(f"{', '.join(self.name(v) for v in call.outs)} = {text}")
             if call.op.view and isinstance(call.args[0], Value):
                 room.view(call.outs[0], call.args[0], self.name(call.outs[0]))

@@ -14,7 +14,7 @@ from .gates import Gates, delicate, widened
 from .ops import matmul
 from .primitive import registry
 from .program import Call, Program, Value, frozen
-from .rows import Rows
+from .rows import Rows, ones
 
 
 def rewritten(body, carried, consts, shown=(), roots=()):
@@ -79,7 +79,7 @@ class _Rewriter(Gates, Rows):
             self.seen[key] = call.outs[0]
         if call.op.name in ("sum", "mean") and registry.get(call.op.name) is call.op and self.sums_rows(call):
             n = call.args[0].shape[-1]
-            call = Call(matmul, (call.args[0], self.ones(n, 1.0 if call.op.name == "sum" else 1 / n, call.outs[0].dtype)), {}, call.outs)
+            call = Call(matmul, (call.args[0], ones(n, 1.0 if call.op.name == "sum" else 1 / n, call.outs[0].dtype)), {}, call.outs)
         self.append(call)
 
     def form_of(self, call, name):

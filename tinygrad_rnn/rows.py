@@ -10,6 +10,8 @@ are the same within rounding, but for overflow: k A is inf where A > 1e38 r for 
 nan, where one by one they gave less. Below it: forms, ops, primitive, program.
 """
 
+import functools
+
 import numpy as np
 
 from .forms import Form, Forms
@@ -18,6 +20,12 @@ from .primitive import registry
 from .program import Call, Value
 
 WIDE = 1 << 12  # elements from which on a pass over an array costs more than a call
+
+
+@functools.lru_cache(maxsize=256)
+def ones(n, weight, dtype):
+    """A column with which a product is `weight` times the sum over the last axis; the same one whenever it is asked for."""
+    return np.full((n, 1), weight, dtype)
 
 
 class Rows(Forms):
@@ -165,17 +173,10 @@ class Rows(Forms):
                 weight, x, thin, vector, k = weight * number, call.args[0], *map(self.all_of, (thins, vectors, rest))
                 x = x if k is None else self.emit(multiply, x, k, shape=x.shape)
         if vector is None:
-            column = self.ones(x.shape[-1], weight, x.dtype)
+            column = ones(x.shape[-1], weight, x.dtype)
         else:
             column = self.emit(registry["reshape"], self.times(vector, weight), statics={"shape": (x.shape[-1], 1)}, shape=(x.shape[-1], 1))
         return Form(None, [(self.emit(matmul, x, column, shape=out.shape, like=x), thin)])
-
-    def ones(self, n, weight, dtype):
-        """A column with which a product is `weight` times the sum over the last axis."""
-        key = "column", n, weight, dtype
-        if key not in self.seen:
-            self.seen[key] = np.full((n, 1), weight, dtype)
-        return self.seen[key]
 
     def sorted_factors(self, k, shape):
         """What k is a product of: a number, what is the same along a row, vectors that never change, and the rest."""

@@ -95,6 +95,7 @@ class Straight(Source):
         self.names, self.constants, self.short, self.taken, self.numbers = {}, {}, {}, {*TAKEN}, {}
         self.body = self.lines = []
         self.calls, self.inputs = [], [self.name(v) for v in program.inputs]
+        self.lasting = {name: name for name in self.inputs}  # text -> name of what nobody writes into: inputs, and what loops make of them once
         self._makers = {v: call for call in program.calls for v in call.outs}
         self.lies, self.rooms = {}, {}  # result of a loop -> name of its buffer -> dtype, entries a step, steps
         self._read = {a for call in program.calls for a in call.inputs} | {v for v in program.outputs if isinstance(v, Value)}
@@ -154,7 +155,7 @@ class Straight(Source):
                 self.lies[out], *room = made.stacks[name]
                 self.rooms[self.lies[out]] = *room, T
         if k < max(self._loops) and T * made.width >= LEAST_BYTES:
-            self._forgotten(start, {*made.results, *self.names.values(), *self.lies.values()})
+            self._forgotten(start, {*made.results, *self.names.values(), *self.lies.values(), *self.lasting.values()})
 
     def _forgotten(self, start, kept):
         """Let go of what a loop leaves behind: its buffers, and the views of them, would live as long as the function runs."""
