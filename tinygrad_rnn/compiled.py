@@ -19,6 +19,7 @@ from .following import Recorded
 from .program import Program, Tracer, code_of, literals_of, name_of
 from .straight import Straight, once, shorter
 from .tensor import Tensor, mode, switched
+from .walk import is_tracked
 
 _MOST_PROGRAMS = 64  # of one function
 

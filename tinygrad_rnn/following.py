@@ -131,10 +131,10 @@ class Follower:
         places: dict[Value, Any] = dict(zip(known.inputs, map(Same, self.inputs)))
         places.update(zip([value for value, _ in known.closing], closed))
         self._steps = []
-        for call in known.calls:
+        for call, several in zip(known.calls, known.several):
             outs = tuple([self._stand_in(value) for value in call.outs])
             args = [places[arg] if isinstance(arg, Value) else Same(arg) for arg in call.args]
-            self._steps.append(Step(call.op, args, call.statics, outs[0] if len(outs) == 1 else outs))
+            self._steps.append(Step(call.op, args, call.statics, outs if several else outs[0]))
             places.update(zip(call.outs, map(Same, outs)))
         results = [step.result for step in self._steps]
         self._steps.append(_END)
@@ -243,7 +243,7 @@ class Recorded:
     """What a traced function is remembered by, and what another run of it is compared with."""
 
     def __init__(self, tracer, inputs, outs):
-        self.name, self.inputs, self.calls, self.outs = tracer.name, inputs, tracer.calls, outs
+        self.name, self.inputs, self.outs, self.calls, self.several = tracer.name, inputs, outs, tracer.calls, tracer.several
         numbers = tracer.numbers()
         self.closing = [(value, value in numbers) for value, _ in tracer.closed]
         self._idle = []  # the modes of followers that wait for another run

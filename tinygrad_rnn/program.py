@@ -125,6 +125,7 @@ class Tracer:
 
     `literals` are the floats that count as part of the program (None: all); any other is an input of it.
     `closed` lists what the function closed over: pairs of Value and the object itself, in the order of first use.
+    `several` tells for each call whether its result is a tuple, which may be one of a single array.
     `key` grows into a hashable account of the calls: equal keys (and equal inputs) mean equal programs.
     """
 
@@ -132,7 +133,7 @@ class Tracer:
 
     def __init__(self, name, literals=None):
         self.name, self.literals, self.mark = name, literals, Mark(name)
-        self.calls, self.closed, self.key = [], [], []
+        self.calls, self.several, self.closed, self.key = [], [], [], []
         self._values, self._inner = {}, set()  # id of an array -> Value; ids of the arrays that exist only in this trace
         self._numbers = {}  # (number, dtype) -> its Value and Tensor
         self._alive, self._objects = [], []  # what has been seen is kept, so that no other array gets its id
@@ -224,6 +225,7 @@ class Tracer:
         y = op.apply(tensors, statics, mode.get().grad)
         values = tuple([self._result(out) for out in (y if type(y) is tuple else (y,))])
         self.calls.append(Call(op, tuple(refs), statics, values))
+        self.several.append(type(y) is tuple)
         fixed = () if statics is op.defaults else map(frozen, statics.values())
         self.key.append((op, *[r.number if type(r) is Value else frozen(r) for r in refs], *fixed))
         return y

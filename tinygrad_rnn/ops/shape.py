@@ -20,7 +20,7 @@ def axes_of(who, x, axis, new=False):
         if not -ndim <= a < ndim:
             raise ShapeError(message(who, f"axis is out of range: {a} is none of {ndim}", {"x": np.shape(x), "axis": axis},
                                      "Use an axis that the array has; -1 is the last one."))
-    return tuple(a % ndim for a in axes)
+    return tuple([a % ndim for a in axes])
 
 
 def _shape(x):
