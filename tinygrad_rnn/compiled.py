@@ -1,9 +1,9 @@
 """compiled: a whole function, a loss with its gradients say, as one piece of NumPy source without graph and Tensors.
 
 Knows how to trace a function of trees, how to write its calls down line by line, and when what is written may serve
-again: at every call your function runs on stand-ins, at a microsecond or two an op, to see that it does what it did. So
+again: at every call your function runs on stand-ins, at less than a microsecond an op, to see that it does what it did. So
 nothing that it closes over goes stale. Refuses to know loops (a scan inside is one call of the loop that `scan` made) and
-rules (`gradients` says which calls a gradient is), and how a program is spelled. Below it: straight, program, trees.
+rules (`gradients` says which calls a gradient is), and how a program is spelled. Below it: straight, following, program, trees.
 """
 
 import copy

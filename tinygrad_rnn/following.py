@@ -123,6 +123,7 @@ class Follower:
         self.closing = [place for place, other in zip(places, lent) if place is not other]
         self.numbers = [other for place, other in zip(places, lent) if place is not other]  # come to `outer` as arrays
         self.lent = [place for place in lent if type(place) is Closed]
+        self._inner = []  # the modes of followers of what makes a step of this one
         self._make(known, places)
         self._holders = self._counted()
 
@@ -154,7 +155,7 @@ class Follower:
 
     def kept(self):
         """Whether somebody still holds what was given out in the last run."""
-        return self._counted() != self._holders
+        return self._counted() != self._holders or any([inner.recorder.kept() for inner in self._inner])
 
     def holds(self, array):
         """Whether the array exists only inside this trace."""
@@ -191,8 +192,9 @@ class Follower:
 
     def made(self, step, known, function):
         """Run `function`, which is `known` to make the step ahead; what it closes over, as far as that is not of this trace."""
-        if step.inner is None or step.inner.recorder.kept():
+        if step.inner is None:
             step.inner = Mode(False, Follower(known, self, step))
+            self._inner.append(step.inner)
         inner = step.inner.recorder
         closed = inner.run(step.inner, function)
         if closed is None:
