@@ -76,6 +76,7 @@ class Closed:
         self.obj = arg if type(arg) is not Tensor or mark is not None else _CHANGES
 
 
+_CONSTANT = {int, float, bool, str, type(None)}
 _CHANGES = object()  # stands for what its identity says nothing of
 
 
@@ -88,7 +89,8 @@ class Step:
         self.op, self.args, self.result = op, args, result
         self.plain = op is not None and statics is op.defaults
         self.statics = statics if self.plain and op.exact else None  # of a call that needs no further look
-        self.fixed = [_CHANGES if isinstance(s, (tuple, list)) else s for s in statics.values()]
+        self.fixed = [s if not isinstance(s, (tuple, list)) or type(s) is tuple and _CONSTANT.issuperset(map(type, s)) else _CHANGES
+                      for s in statics.values()]
         self.frozen = [frozen(s) for s in statics.values()]
         self.next: Any = None
         self.inner: Any = None  # the mode of the follower of a function that makes this call

@@ -4,6 +4,8 @@ Knows where each element goes and comes back from. Refuses to copy where a view 
 ops; a Tensor's array is read-only, so sharing is safe). Below it: primitive, domains.
 """
 
+import functools
+
 import numpy as np
 
 from ..domains import REALS
@@ -380,6 +382,12 @@ def split_(x, /, *, sizes, axis=0):
 split_.vjp(x=lambda g, y, axis: _rejoined(g, y, lambda parts: concatenate_(*parts, axis=axis)))
 
 
+@functools.lru_cache(maxsize=64)
+def _equal(size, count):
+    """The sizes of equal parts, the same tuple each time."""
+    return (size,) * count
+
+
 @composite(method="split")
 def split(x, sections, axis=0):
     """An array parted along an axis.
@@ -394,13 +402,17 @@ def split(x, sections, axis=0):
         >>> [part.shape for part in tg.split(np.ones((2, 6)), 3, axis=1)]
         [(2, 2), (2, 2), (2, 2)]
     """
-    (axis,) = axes_of("split(x, sections, axis)", x, axis)
-    n = _shape(x)[axis]
+    shape = _shape(x)
+    if type(axis) is int and -len(shape) <= axis < len(shape):  # as most are
+        axis %= len(shape)
+    else:
+        (axis,) = axes_of("split(x, sections, axis)", x, axis)
+    n = shape[axis]
     if isinstance(sections, int):
         if n % sections:
             raise ShapeError(message("split(x, sections, axis)", "the axis cannot be parted equally",
                                      {"x": np.shape(x), "axis": axis, "sections": sections}, "Pass the places where to cut."))
-        sizes = (n // sections,) * sections
+        sizes = _equal(n // sections, sections)
     else:
         cuts = [0, *sections, n]
         sizes = tuple(b - a for a, b in zip(cuts, cuts[1:]))
