@@ -245,6 +245,20 @@ def test_what_is_made_of_weights_once_is_made_once_for_all_loops():
     assert re.search(r"(v\d*) = v\d* \* 2.0\n(.*\n)* +multiply\(\1, [\w.]+, \1\)", step.source(at)), step.source(at)
 
 
+def test_what_was_made_once_is_let_go_after_the_last_loop_that_reads_it():
+    """The halved weights of the gates serve the forward pass alone."""
+    def gated(p, h, x):
+        f, n = tg.split(h @ p["U"] + x @ p["W"], 2, axis=-1)
+        h = tg.sigmoid(f) * h + tg.tanh(n)
+        return h, h
+
+    xs = np.zeros((50, 32, 8))
+    gradient = tg.grad(lambda p: tg.sum(tg.scan(lambda h, x: gated(p, h, x), np.zeros((32, 64)), xs)[1]))
+    text = tg.compiled(gradient).source(dict(U=np.ones((64, 128)), W=np.ones((8, 128))))
+    halved = re.findall(r"(\w+) = \w+ \* constant\w*\n", text[:text.index("# buffers")])
+    assert len(halved) == 2 and {name for line in re.findall(r"del (.*)", text) for name in line.split(", ")}.issuperset(halved), text
+
+
 @settings(max_examples=40)
 @given(st.integers(0, 2**32), st.sampled_from([1e-5, 1e-30, 1e-36]), st.sampled_from([1, 1 << 12]))
 def test_extreme_rows_have_the_gradients_of_the_plain_loop(seed, epsilon, wide):

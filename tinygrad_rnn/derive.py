@@ -2,7 +2,8 @@
 
 Knows how to augment a loop with what its derivative will read (the stash), how to derive it, and the op `run_loop`
 through which loops enter the graph, so that derivatives of every order are the same step once more. Refuses to know
-cells and sequences: `scan` makes loops out of them. Below it: loops, walk, program, primitive.
+cells and sequences: `scan` makes loops out of them. Below it: loops, quotients, walk, program,
+primitive.
 
 For a body (states, xs, consts) -> (states', ys, addends) the derivative's body is
 

@@ -100,6 +100,7 @@ class Straight(Source):
         self.lies, self.rooms = {}, {}  # result of a loop -> name of its buffer -> dtype, entries a step, steps
         self._read = {a for call in program.calls for a in call.inputs} | {v for v in program.outputs if isinstance(v, Value)}
         room = Room(program.calls, [v for v in program.outputs if isinstance(v, Value)])
+        self._ends = []  # numbers of the lines before which a loop has let go of what it leaves behind
         self._loops = [k for k, call in enumerate(program.calls) if "loop" in call.statics]
         loops = Counter(call.statics.get("loop") for call in program.calls)
         for k, call in enumerate(program.calls):
@@ -108,6 +109,7 @@ class Straight(Source):
             else:
                 self._line(call, k, room)
                 self.calls.append(call)
+        self._let_go({self.arg(v)[0] for v in program.outputs})
         self._name_short()
         self.results, seen = [], set()
         for v in program.outputs:
@@ -163,6 +165,18 @@ class Straight(Source):
         names = [name for name in dict.fromkeys(bound) if name not in kept and name != "T"]
         for i in range(0, len(names), 20):
             self.put(f"del {', '.join(names[i:i + 20])}")
+        self._ends.append(len(self.lines))
+
+    def _let_go(self, kept):
+        """The same of what was made once, when no later loop reads it."""
+        gone, lines = [], []
+        for end in self._ends:
+            before, later = (set(re.findall(r"\w+", "\n".join(part))) for part in (self.lines[:end], self.lines[end:]))
+            names = [name for text, name in self.lasting.items() if text != name and name in before - later - kept and name not in gone]
+            lines += [(end, f"del {', '.join(names)}")] * bool(names)
+            gone += names
+        for end, line in reversed(lines):
+            self.lines.insert(end, f"    {line}")
 
     def _owned(self, pairs, xs, k, room, T):
         """The buffers that the k-th call, a loop, may overwrite: what lies there is read for the last time, and as a sequence."""
