@@ -17,6 +17,7 @@ products over time is one product over all T·B rows.
 import numpy as np
 
 from .emit import Source
+from .joins import without_joins
 from .means import without_means
 from .program import Value
 from .rewrite import rewritten
@@ -75,6 +76,7 @@ class Loop:
         """The same loop with a body that makes fewer calls."""
         body = without_means(self.body, self.consts)
         shown = body.outputs[:self.n_states + self.shorter.n_ys]
-        loop = Loop(rewritten(body, self.states, self.consts, shown, self.roots), self.n_states, self.n_xs, self.n_ys, self.reverse)
+        body = without_joins(rewritten(body, self.states, self.consts, shown, self.roots), self.n_states)
+        loop = Loop(body, self.n_states, self.n_xs, self.n_ys, self.reverse)
         loop.augmented = self.augmented
         return loop

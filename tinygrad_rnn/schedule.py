@@ -7,7 +7,7 @@ and how a sum over time is taken inside a product. Refuses to know how anything 
 import numpy as np
 
 from .program import Call, Tracer, Value
-from .spelling import Steps
+from .spelling import Steps, ours
 from .tensor import Tensor, switched
 
 
@@ -164,6 +164,9 @@ class Schedule:
                     return self._traced(lambda a, b: call.op(a, b), [self._sum(a), b], [False, False])
                 if varies == [False, True] and b.shape == value.shape and call.op.name == "multiply":
                     return self._traced(lambda a, b: call.op(a, b), [a, self._sum(b)], [False, False])
+            if call.op.name == "concatenate" and ours(call.op):
+                parts = [self._sum(part) for part in call.args]
+                return self._traced(lambda *parts: call.op(*parts, **call.statics), parts, [False] * len(parts))
             if call.op.name in ("add", "subtract") and all(isinstance(a, Value) for a in call.args) and any(a.shape == value.shape for a in call.args):
                 a, b = (self._sum(arg) for arg in call.args)
                 return self._traced(lambda a, b: call.op(a, b), [a, b], [False, False])

@@ -1,0 +1,119 @@
+"""A compiled step as one piece of source: loops written out where they are called, and what they may overwrite."""
+
+import numpy as np
+import pytest
+import random_cells
+from hypothesis import HealthCheck, given, settings
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import emit, lending, straight
+
+
+def cell(p, state, x):
+    h, c = state
+    i, f, g, o = tg.split(x @ p["W"] + h @ p["U"], 4, axis=-1)
+    c = tg.sigmoid(f) * c + tg.sigmoid(i) * tg.tanh(g)
+    h = tg.sigmoid(o) * tg.tanh(c)
+    return (h, c), h
+
+
+def lstm(T=6, B=2, H=3, dtype="float64"):
+    """(a step that gives the loss and its gradients, its arguments)."""
+    rng = np.random.default_rng(0)
+    p = {"W": rng.normal(size=(2, 4 * H)), "U": rng.normal(size=(H, 4 * H)) / H, "h0": rng.normal(size=(B, H)), "c0": rng.normal(size=(B, H))}
+
+    def loss(p, xs):
+        (h, c), ys = tg.scan(lambda state, x: cell(p, state, x), (p["h0"], p["c0"]), xs)
+        return tg.sum(ys) + tg.sum(h * c)
+
+    arguments = ({k: v.astype(dtype) for k, v in p.items()}, rng.normal(size=(T, B, 2)).astype(dtype))
+    return tg.value_and_grad(loss), arguments
+
+
+@pytest.fixture
+def overwriting(monkeypatch):
+    """Buffers of any size are overwritten, and blocks hold one step or a few."""
+    monkeypatch.setattr(straight, "LEAST_BYTES", 0)
+
+    def blocks_of(size, rows=1):
+        monkeypatch.setattr(emit, "BLOCK_BYTES", size)
+        monkeypatch.setattr(emit, "MOST_BLOCK_BYTES", size)
+        monkeypatch.setattr(emit, "LEAST_ROWS", rows)
+
+    return blocks_of
+
+
+@pytest.mark.parametrize("size, rows", [(1, 1), (1, 10**6), (300, 1), (1 << 19, 256)])
+@given(drawn=random_cells.with_options())
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_cells_that_overwrite_whatever_they_can(overwriting, size, rows, drawn):
+    overwriting(size, rows)
+    recipe, options = drawn
+    arrays, gradient = recipe.arrays(), tg.grad(random_cells.loss(recipe, **options))
+    random_cells.assert_same(tg.compiled(gradient)(arrays), gradient(arrays))
+
+
+@pytest.mark.parametrize("fault", ["positions", "copies"])
+def test_a_wrong_claim_that_a_step_reads_nothing_later_would_be_seen(overwriting, monkeypatch, fault):
+    overwriting(1, 10**6)
+    gradient, arguments = lstm()
+    random_cells.assert_same(tg.compiled(gradient)(*arguments), gradient(*arguments))
+    if fault == "copies":
+        monkeypatch.setattr(emit.Source, "_copied", lambda self, x: None)
+    else:
+        monkeypatch.setattr(lending, "_stacks", lambda *given, real=lending._stacks: [(v, size, 10**6) for v, size, _ in real(*given)])
+    with pytest.raises(AssertionError):
+        random_cells.assert_same(tg.compiled(gradient)(*arguments), gradient(*arguments))
+
+
+def test_a_wrong_claim_that_nobody_reads_after_a_loop_would_be_seen(overwriting, monkeypatch):
+    overwriting(1, 10**6)
+    _, (p, xs) = lstm()
+
+    def loss(p, xs):
+        def shown(h, x):
+            gates = tg.tanh(x @ p["W"] + h @ p["U"])
+            return gates[:, :3] * gates[:, 3:6] + gates[:, 6:9] * gates[:, 9:], gates
+
+        ys = tg.scan(shown, p["h0"], xs)[1]
+        return tg.sum(ys * ys), ys
+
+    gradient = tg.value_and_grad(loss, has_aux=True)
+    expected = gradient(p, xs)
+    random_cells.assert_same(tg.compiled(gradient)(p, xs), expected)
+    monkeypatch.setattr(straight.Straight, "_owned", lambda self, pairs, xs, k, room, T, real=straight.Straight._owned: real(
+        self, pairs, xs, len(room.calls), room, T))
+    with pytest.raises(AssertionError):
+        random_cells.assert_same(tg.compiled(gradient)(p, xs), expected)
+
+
+def test_the_gates_of_an_lstm_are_overwritten_by_their_cotangents(overwriting):
+    overwriting(1, 10**6)
+    gradient, arguments = lstm()
+    text = tg.compiled(gradient).source(*arguments)
+    assert text.count("np.empty((T, 2, 12), np.float64)") == 1 and text.count(".reshape(T, 2, 12)\n") == 1
+
+
+def test_a_constant_cotangent_is_a_number():
+    gradient, arguments = lstm()
+    text = tg.compiled(gradient).source(*arguments)
+    assert text.count("zip(") == 2 and "loop_" not in text
+    assert not [line for line in text.splitlines() if "zip(" in line and "constant" in line]
+
+
+def test_a_step_leaves_no_blocks_where_all_steps_fit_one():
+    gradient, arguments = lstm()
+    assert "start" not in tg.compiled(gradient).source(*arguments)
+
+
+def test_a_loop_that_is_called_often_is_written_once():
+    _, (p, xs) = lstm()
+
+    def loss(p, xs):
+        state, ys = tg.scan(lambda h, x: ((new := tg.tanh(x @ p["W"][:, :3] + h)), new), p["h0"], xs, checkpoint=2)
+        return tg.sum(ys) + tg.sum(state)
+
+    step = tg.compiled(tg.grad(loss))
+    text = step.source(p, xs)
+    assert text.count("loop_") == 6 and "zip(" not in text  # three segments, there and back
+    random_cells.assert_same(step(p, xs), tg.grad(loss)(p, xs))
