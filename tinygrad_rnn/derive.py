@@ -158,9 +158,9 @@ def _differentiated(loop, active, given, kept=False):
     origin = {tracer.value(tensor): v for v, tensor in known.items()}
     closed = {value: getattr(obj, "_array", obj) for value, obj in tracer.closed}
     varying = _varying(loop)
-    backward = without_dividends(_backward_calls(tracer.calls, start, results, origin, varying), tracer.calls[:start],
-                                 [u for u in results.values() if u is not None],
-                                 {u for u, v in origin.items() if v in loop.ys or v in body.inputs} if kept else None)
+    there = {u for u, v in origin.items() if v in loop.ys or v in body.inputs[n_states:]} if kept else None
+    backward = without_dividends(_backward_calls(tracer.calls, start, results, origin, varying, there), tracer.calls[:start],
+                                 [u for u in results.values() if u is not None], there)
     mentioned = _mentioned(backward, results, origin)
     stash = [origin[u] for u in mentioned if origin[u] not in loop.xs and origin[u] not in loop.consts]
 
@@ -217,15 +217,18 @@ def _varying(loop):
 _CHEAP = {registry[name] for name in ("add", "subtract", "negative")}
 
 
-def _backward_calls(calls, start, results, origin, varying):
+def _backward_calls(calls, start, results, origin, varying, there=None):
     """What the walk recorded, and the forward calls that only repeat what never changes or cost less than to keep their
-    result: sums of what the derivative reads anyway."""
+    result: sums of what the derivative reads anyway; or, of what has been kept, those whose result is not `there`."""
     wanted = {u for u in results.values() if u is not None}
-    kept, read = [], set()
+    kept, read, missing = [], set(), set()
+    for call in calls[:start] if there is not None else ():
+        if call.op in _CHEAP and call.outs[0] not in there and all(u in there or u in missing or origin.get(u) not in varying for u in call.inputs):
+            missing.update(call.outs)
     for k, call in reversed(list(enumerate(calls))):
         if wanted.isdisjoint(call.outs):
             continue
-        again = call.op in _CHEAP and call.outs[0] not in read and all(
+        again = call.outs[0] in missing if there is not None else call.op in _CHEAP and call.outs[0] not in read and all(
             u in wanted or origin.get(u) not in varying or not any(u in c.outs for c in calls[:start]) for u in call.inputs)
         if k >= start or call.op.name == "transpose" or not any(origin.get(u) in varying for u in call.outs) or again:
             kept.append(call)
