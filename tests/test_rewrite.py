@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_cells import assert_same, derivative, directions, loss, with_options
+from random_cells import Recipe, assert_same, derivative, directions, loss, with_options
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import emit, means, quotients, rows, workspace
@@ -363,3 +363,12 @@ def test_what_only_a_block_reads_is_no_longer_than_a_block():
     text = tg.explain.source(tg.nn.LSTMCell(8, 64), state, x, optimized=True)
     backward = text[text.index("def backward"):]
     assert "np.empty((T, 32, 256)" not in backward and "np.empty((min(T, 8), 32, 256)" in backward
+
+
+def test_a_sum_that_is_not_kept_is_made_again_for_some_cotangents_too():
+    """At orders two and three a loss reads only some results of the derived loops."""
+    recipe = Recipe(T=1, B=2, H=3, script=(("subtract", 1, 0),), second_state="none", output="tree", seed=0)
+    at = recipe.arrays()
+    for order in (1, 2, 3):
+        vs = [directions(at, k) for k in range(order - 1)]
+        assert_same(*(derivative(loss(recipe, compiled=compiled), order, *vs)(at) for compiled in (True, False)), what=f"order {order}")
