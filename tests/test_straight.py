@@ -117,3 +117,18 @@ def test_a_loop_that_is_called_often_is_written_once():
     text = step.source(p, xs)
     assert text.count("loop_") == 6 and "zip(" not in text  # three segments, there and back
     random_cells.assert_same(step(p, xs), tg.grad(loss)(p, xs))
+
+
+def test_a_loop_that_nothing_goes_into_is_run_once():
+    def loss(p):
+        return tg.sum(tg.scan(lambda h, x: (h * 2.0 + x, h), p, np.ones((3, 2)))[0])
+
+    np.testing.assert_array_equal(tg.compiled(tg.grad(loss))(np.ones(2)), [8.0, 8.0])
+
+
+def test_a_view_that_an_earlier_loop_has_made_has_its_name(overwriting):
+    overwriting(300)
+    recipe = random_cells.Recipe(T=1, B=1, H=3, script=(("tanh", 0, 0), ("softplus", 0, 0), ("columns", 0, 0), ("logsumexp", 1, 0), ("sum", 0, 0)),
+                                 second_state="delayed", output="state", seed=0)
+    arrays, gradient = recipe.arrays(), tg.grad(random_cells.loss(recipe, reverse=True, lengths=(0,)))
+    random_cells.assert_same(tg.compiled(gradient)(arrays), gradient(arrays))

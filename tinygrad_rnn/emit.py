@@ -246,16 +246,16 @@ class Source(StepText):
             text = self._text(call, texts)
             if call.op.name == "transpose" and call.outs[0] in rows:
                 text = f"np.ascontiguousarray({text})"  # products of many rows with a transposed view take twice as long
-            elif call.op.view and len(call.outs) == 1:
-                name = self.views.setdefault((title, text), self.name(call.outs[0]))
-                if name != self.name(call.outs[0]):
-                    self.names[call.outs[0], ""] = name
-                    continue
-            if title == "once" and len(call.outs) == 1 and all(type(a) in (int, float) or word in self.constants or word in self.lasting.values()
-                                                               for a, (word, _) in zip(call.args, texts)):
-                if text in self.lasting:  # an earlier loop has made it, of things that nobody writes into
-                    self.names[call.outs[0], ""] = self.lasting[text]
-                    continue
+            lasts = title == "once" and len(call.outs) == 1 and all(
+                type(a) in (int, float) or word in self.constants or word in self.lasting.values() for a, (word, _) in zip(call.args, texts))
+            known = self.lasting.get(text) if lasts else None  # an earlier loop has made it, of things that nobody writes into
+            if call.op.view and len(call.outs) == 1:
+                known = known or self.views.get((title, text))
+                self.views[title, text] = known or self.name(call.outs[0])
+            if known:
+                self.names[call.outs[0], ""] = known
+                continue
+            if lasts:
                 self.lasting[text] = self.name(call.outs[0])
             self.put(f"{', '.join(self.name(v) for v in call.outs)} = {text}")
             if call.op.view and isinstance(call.args[0], Value):

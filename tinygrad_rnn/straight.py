@@ -34,7 +34,8 @@ def once(calls, same):
         if key in seen:
             same.update(zip(call.outs, seen[key]))
         elif not any(isinstance(a, Value) for a in args) and len(call.outs) == 1:
-            made = np.asarray(call.op.forward(*args, **call.statics))
+            made = call.op.forward(*args, **call.statics)
+            made = np.asarray(made[0] if type(made) is tuple else made)
             same[call.outs[0]] = made if made.size > _SPREAD else np.ascontiguousarray(made).reshape(made.shape)
         else:
             seen[key] = call.outs
@@ -98,7 +99,7 @@ class Straight(Source):
         self.lasting = {name: name for name in self.inputs}  # text -> name of what nobody writes into: inputs, and what loops make of them once
         self._makers = {v: call for call in program.calls for v in call.outs}
         self.lies, self.rooms = {}, {}  # result of a loop -> name of its buffer -> dtype, entries a step, steps
-        self._read = {a for call in program.calls for a in call.inputs} | {v for v in program.outputs if isinstance(v, Value)}
+        self.wanted = {a for call in program.calls for a in call.inputs} | {v for v in program.outputs if isinstance(v, Value)}
         room = Room(program.calls, [v for v in program.outputs if isinstance(v, Value)])
         self._ends = []  # numbers of the lines before which a loop has let go of what it leaves behind
         self._loops = [k for k, call in enumerate(program.calls) if "loop" in call.statics]
@@ -145,7 +146,7 @@ class Straight(Source):
         self.lines += made.body
         self.calls += made.calls
         for out, text in zip(call.outs, made.results):
-            if out in self._read:
+            if out in self.wanted:
                 text = text.removesuffix(".copy()") if loop.augmented else text
                 if text.isidentifier():
                     self.names[out, ""] = text
@@ -154,8 +155,8 @@ class Straight(Source):
         for out, stacked in zip(call.outs[n:], made.s.outputs):
             name = made.name(made._base(stacked)).split("[")[0] if isinstance(stacked, Value) else None
             if name in made.stacks:
-                self.lies[out], *room = made.stacks[name]
-                self.rooms[self.lies[out]] = *room, T
+                self.lies[out], *entries = made.stacks[name]
+                self.rooms[self.lies[out]] = *entries, T
         if k < max(self._loops) and T * made.width >= LEAST_BYTES:
             self._forgotten(start, {*made.results, *self.names.values(), *self.lies.values(), *self.lasting.values()})
 
