@@ -22,7 +22,7 @@ FLOORS = {
     "ops": 4,
     "walk": 5, "program": 5,
     "gradients": 6, "following": 6, "spelling": 6, "forms": 6, "rows": 7, "gates": 7, "rewrite": 8, "means": 6, "joins": 6, "quotients": 6,
-    "schedule": 7, "buffers": 7, "lending": 8,
+    "schedule": 7, "buffers": 7, "writing": 7, "lending": 8, "blocks": 8,
     "steps": 9,
     "emit": 10,
     "loops": 11, "straight": 11,

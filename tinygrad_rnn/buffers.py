@@ -27,7 +27,7 @@ class Room:
         self.held = {}  # root -> name of its buffer
 
     def keep(self, value, name, again=False):
-        """The value lives in the buffer called `name`, which nobody else holds."""
+        """The value lives in the buffer called `name`, which nobody else holds, or (`again`) nobody any more."""
         if again:
             for root in [r for r, n in self.held.items() if n == name]:
                 del self.held[root]
@@ -50,12 +50,9 @@ class Room:
             root = self.root.get(a, a)
             if (root in self.held and self.last.get(root) == k and a.shape == out.shape and a.dtype == out.dtype and a.size == root.size
                     and self.names.get(a) and (a is root or self._straight(a))):
-                name = self.names[a]
-                self.held[out] = self.held.pop(root)
-                self.names[out] = name
-                if name != self.held[out]:
-                    self.held[out] = name
-                return name
+                del self.held[root]
+                self.held[out] = self.names[out] = self.names[a]
+                return self.names[a]
         return None
 
     def _straight(self, view):
@@ -73,6 +70,9 @@ class Room:
 
 
 def has_out(call):
+    """Whether a call can write its result, one array, into a buffer."""
+    if len(call.outs) > 1:
+        return False
     if call.op.name == "matmul":
         return call.outs[0].shape != ()
     if call.op.name in ("concatenate", "stack"):
@@ -81,8 +81,10 @@ def has_out(call):
 
 
 def tuple_text(shape):
+    """A shape, as it stands in a source."""
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
 def dtype_text(value):
+    """The dtype of a value, as it stands in a source."""
     return f"np.{value.dtype.name}"

@@ -2,47 +2,36 @@
 
 Knows the names of everything and the parts (once, before, the loop in blocks, after), and which calls outside the loop are
 made block by block: what only a block reads stays in the cache. Refuses to know what may leave the loop (`schedule`),
-where a step keeps its results (`steps`) and how the body could make fewer calls (`means`, `rewrite`). Below it: steps,
-schedule, buffers, spelling, program, workspace.
+where results are kept (`steps`, `blocks`) and how the body could make fewer calls (`means`, `rewrite`). Below it: steps,
+schedule, buffers, spelling, program.
 """
-
-import keyword
-import re
 
 import numpy as np
 
-from . import workspace
 from .buffers import Room, has_out
 from .program import Value
 from .schedule import SAMPLE, Schedule
-from .spelling import ATOM, Steps, kernels, ours
+from .spelling import ours
 from .steps import StepText
 
 BLOCK_BYTES = 1 << 19  # of the widest sequence that is computed block by block: the others are narrower, and all fit the L2 cache
 MOST_BLOCK_BYTES = 1 << 21  # of a block that is made longer so that products of its rows
 LEAST_ROWS = 256  # are of as many as this
-TAKEN = "T", "np", "run", "empty", "n", "part", "start", "first"  # what a source calls by these names
 
 
 class Source(StepText):
     """The text of a loop as a Python function `run(T, states…, xs…, consts…) -> (states…, ys…, sums…)`.
 
-    `names` and `sequences` name the inputs, `taken` says which names are not free. `body` holds the lines, `inputs` and
-    `results` the texts of what goes in and comes out, `constants` the arrays that the text speaks of. Where the T is given, and
-    all steps fit one block, the text says nothing of blocks; it then holds for no more steps than `block_size`. A loop that is
-    written `within` another source shares its names. It may overwrite the buffers `owned`.
+    `names` and `sequences` name the inputs, `taken` says which names are not free. `inputs` and `results` are the texts of what
+    goes in and comes out. Where the T is given, and all steps fit one block, the text says nothing of blocks; it then holds for
+    no more steps than `block_size`. A loop that is written `within` another source shares its names. It may overwrite the
+    buffers `owned`.
     """
 
     def __init__(self, loop, names=None, sequences=None, taken=(), T=None, within=None, owned=()):
+        super().__init__(names, taken, within)
         self.loop, self.s, self.owned = loop, Schedule(loop), owned
-        self.names = {(v, ""): name for v, name in (names or {}).items()}
-        if within is None:
-            self.taken, self.constants, self.short, self.numbers, self.lasting = {*TAKEN, *taken}, {}, {}, {}, {}
-        else:
-            self.taken, self.constants, self.short = within.taken, within.constants, within.short
-            self.numbers, self.lasting = within.numbers, within.lasting
-        self.body = self.lines = []
-        self.viewed, self.views = set(), {}  # views that the loop has made outside of it; the text of a view -> its names
+        self.viewed, self.views = set(), {}  # views that the loop has made outside of it; text of a view -> its names
         self._live()
         self.at_once = T is not None and T <= self.block_size
         if self.at_once:
@@ -53,72 +42,13 @@ class Source(StepText):
         if within is None:
             self._name_short()
 
-    def compile(self):
-        """The function."""
-        scope = {"np": np, "empty": workspace.empty, **self.constants, **kernels(self.calls)}
-        exec(compile(re.sub(r"np\.empty(?=\(\([^()]*\bT\b)", "empty", self.text), "<loop>", "exec"), scope)
-        scope["run"].source = self.text
-        return scope["run"]
-
     @property
     def text(self):
         """The source."""
         results = "".join(r + ", " for r in self.results)
-        return "\n".join([f"def run({', '.join(['T', *self.inputs])}):", *self.body, f"    return ({results})"]) + "\n"
-
-    def _name_short(self):
-        """NumPy's functions under names of their own: looking them up in a module takes time at every call."""
-        if self.short:
-            words = sorted(self.short)
-            self.lines.insert(0, f"    {', '.join(self.short[w] for w in words)} = {', '.join(f'np.{w}' for w in words)}")
-
-    # ---- names --------------------------------------------------------------------------------------------------
-
-    def name(self, value, suffix=""):
-        """The name of a value; a new one on first use."""
-        if (value, suffix) not in self.names:
-            word = re.sub(r"\W+", "_", value.name or "v").strip("_") or "v"
-            self.names[value, suffix] = self.fresh(f"{'v' if word[0].isdigit() else ''}{word}{suffix}")
-        return self.names[value, suffix]
-
-    def fresh(self, word):
-        """`word`, with a number behind it if it is taken."""
-        if word in self.taken or keyword.iskeyword(word):
-            word = next(f"{word}{i}" for i in range(1, 10**6) if f"{word}{i}" not in self.taken)
-        self.taken.add(word)
-        return word
-
-    def arg(self, arg):
-        """(text, rank) of an argument: a name, a number, or the name of an array that a rule made."""
-        if isinstance(arg, Value):
-            return self.name(arg), ATOM
-        if isinstance(arg, Steps):
-            return "T", ATOM
-        if isinstance(arg, (bool, int, float)):
-            return (repr(arg), ATOM) if arg == arg and abs(arg) != float("inf") else (f"float('{arg}')", ATOM)
-        return self.constant(arg, "constant"), ATOM
-
-    def constant(self, array, word):
-        """The name under which an array is bound."""
-        for name, known in self.constants.items():
-            if known is array:
-                return name
-        name = self.fresh(word)
-        self.constants[name] = array
-        return name
-
-    def scalar(self, number, dtype):
-        """A number as a bound array without axes: NumPy would convert a Python number at every call."""
-        key = repr(number), dtype
-        if key not in self.numbers:
-            word = {0.0: "zero", 0.5: "half", 1.0: "one", 2.0: "two", -1.0: "minus_one"}.get(number, "number")
-            self.numbers[key] = self.constant(np.array(number, dtype), word)
-        return self.numbers[key]
+        return "\n".join([f"def run({', '.join(['T', *self.inputs])}):", *self.lines, f"    return ({results})"]) + "\n"
 
     # ---- the parts ----------------------------------------------------------------------------------------------
-
-    def put(self, line, depth=1):
-        self.lines.append("    " * depth + line)
 
     def live(self, call):
         """Whether anything needs the call."""
@@ -168,7 +98,7 @@ class Source(StepText):
         inner.update(a for c in (*self.tallies, *views) for a in c.inputs)
         for call in reversed(lifted):
             used, asked = not inner.isdisjoint(call.outs), not whole.isdisjoint(call.outs)
-            stack = len(call.outs) == 1 and has_out(call)
+            stack = has_out(call)
             if flows.issuperset(call.outs) and (used or asked and stack):
                 blocked.add(call)
                 inner.update(call.inputs)

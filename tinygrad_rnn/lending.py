@@ -2,9 +2,10 @@
 
 Knows, of buffers that nobody reads after the loop, whether every read of a step's entry comes before the step writes there;
 what the step still reads later is copied block by block. So cotangents overwrite what the forward pass kept for them, as
-they do where backpropagation is written by hand. Refuses to know what the buffers are called. Below it: program, schedule.
+they do where backpropagation is written by hand. Refuses to know what the buffers are called. Below it: buffers, program, schedule.
 """
 
+from .buffers import has_out
 from .program import Value
 from .schedule import SAMPLE
 
@@ -46,8 +47,8 @@ def _stacks(source, at, makers):
             parts = [part for part, _, _ in source.joined.get(v, ()) if part in makers]
             found.append((v, v.size, min(at[makers[p]] for p in (v, *parts))))
     for call in (*source.early, *source.late):
-        (out, *more) = call.outs
-        if not more and (source.at_once or out in source.full) and source._writes(call) and call not in source.tallies:
+        out = call.outs[0]
+        if (source.at_once or out in source.full) and has_out(call) and call not in source.tallies:
             found.append((out, out.size // SAMPLE, at[call]))
     return found
 

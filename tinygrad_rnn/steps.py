@@ -1,54 +1,33 @@
-"""The loop of a generated source: buffers, views of them, blocks of steps, one NumPy call a line.
+"""The loop of a generated source: buffers, views of them, one NumPy call a line.
 
 Knows where every result of a step is kept and writes the call into that place. It is the middle part of `emit.Source`,
-which brings the names (`name`, `fresh`, `arg`, `scalar`), the schedule `s` and what is made in blocks (`early`, `late`,
-`full`). Refuses to know what stands before and after the loop.
-Below it: lending, buffers, schedule, spelling, program.
+which brings the schedule `s` and says what is made in blocks of steps. Refuses to know what a block shares (`blocks`), and
+what stands before and after the loop. Below it: blocks, writing, lending, buffers, schedule, spelling, program.
 """
 
 import math
-import re
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from .blocks import BlockText
 from .buffers import Room, dtype_text, has_out, tuple_text
 from .lending import Owned, lent
 from .program import Value
-from .schedule import SAMPLE, Schedule
-from .spelling import ATOM, ours, spell
+from .schedule import SAMPLE
+from .spelling import ATOM, ours
+from .writing import SPREAD
 
-SPREAD = 1 << 16  # elements up to which a constant is worth spreading over the rows of a batch
 
-
-class StepText:
+class StepText(BlockText):
     """Writes the loop of a source; see `emit.Source`, which has what is only named here."""
 
     loop: Any
-    s: Schedule
-    names: dict
-    constants: dict
-    short: dict
-    early: list
-    late: list
-    blocked: list
-    full: set
-    tallies: list
     whole: list
     sooner: list
     owned: list[Owned]
-    at_once: bool
     viewed: set
-    views: dict
-    block_size: int
-    passing: set
-    name: Callable[..., str]
-    fresh: Callable[[str], str]
-    scalar: Callable[..., str]
-    arg: Callable[..., tuple[str, int]]
-    put: Callable[..., None]
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
@@ -60,8 +39,7 @@ class StepText:
         for state, value, start in zip(self.loop.states, self.loop.next_states, initial):
             self._state(state, value, start, made)
         self._joins(made)
-        self.stacks = {}  # name of what holds all steps of a value -> name of its memory, dtype and entries of a step
-        self.steps_of = {}  # in a block: sequence -> its slice
+        self.stacks, self.steps_of = {}, {}
         size = self.block_size
         inside = SimpleNamespace(op=SimpleNamespace(view=False), outs=(), inputs=[self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs])
         self.block_names, self.block_room = set(), Room([*self.early, inside, *self.late], self.full)
@@ -146,7 +124,7 @@ class StepText:
             self.ends.append(f"{word}, {target} = {target}, {word}")
             self.finals.append(word)
         self.where[state] = word
-        if own and self._writes(made[value]):
+        if own and has_out(made[value]):
             self.owner[value] = target
         else:
             self.ends.insert(0, (value, target))
@@ -155,117 +133,12 @@ class StepText:
         """Whether a state is read for the last time before `call` makes the next one: that may then lie where the state did."""
         readers = [c for c in self.s.inside if state in c.inputs]
         at = self.s.inside.index(call)
-        return (self._writes(call) and not any(v is state for v in self.loop.next_states) and not any(c.op.view for c in readers)
+        return (has_out(call) and not any(v is state for v in self.loop.next_states) and not any(c.op.view for c in readers)
                 and all(self.s.inside.index(c) < at for c in readers))
 
     def _end(self, end):
         """The last lines of a step: a state that is no result of the step's own calls is copied."""
         return f"{end[1]}[...] = {self._read(end[0])[0]}" if isinstance(end, tuple) else end
-
-    # ---- what a block of steps shares -----------------------------------------------------------------------------
-
-    def _block(self, calls, first):
-        """Calls on a block of steps: on slices of the sequences, into buffers of one block or the block's place in a stack."""
-        room = self.block_room
-        inner = {v for c in self.blocked for v in c.outs} | {self.s.stacked[v] for v in self.passing}
-        sequences = set(self.s.stacked.values()) | {v for c in (*self.s.before, *self.s.after) for v in c.outs}
-
-        def read(arg):
-            if isinstance(arg, Value) and arg in sequences and arg not in inner:
-                if arg not in self.steps_of:
-                    text = self.name(arg)
-                    if self.at_once and "[" not in text:
-                        return text, ATOM
-                    name = self.steps_of[arg] = self.fresh(text.split("[")[0] + "_b")
-                    self.block.append(f"{name} = {text}{'[part]' * (not self.at_once)}")
-                    if self.at_once:
-                        self.block_names.add(name)
-                return self.steps_of[arg], ATOM
-            if isinstance(arg, Value) and arg in inner:
-                return self.steps_of[arg], ATOM
-            return self.arg(arg)
-
-        for k, call in enumerate(calls, first):
-            out = call.outs[0]
-            if call in self.tallies:
-                self._tally(call, [read(a) for a in call.args])
-                continue
-            plain = call.op.elementwise and has_out(call)
-            texts = [(self.scalar(a, out.dtype), ATOM) if plain and type(a) in (int, float) else read(a) for a in call.args]
-            if len(call.outs) > 1 or not has_out(call):
-                names = [self.fresh(re.sub(r"\W", "", v.name) or "v") for v in call.outs]
-                text = self._text(call, texts) if self.at_once else re.sub(r"(?<![.\w])T\b", "n", self._text(call, texts))
-                if call.op.view and text in self.views:
-                    names = self.views[text]
-                else:
-                    self.block.append(f"{', '.join(names)} = {text}")
-                    self.views[text] = names
-                self.steps_of.update(zip(call.outs, names))
-                self.block_names.update(names)
-                if call.op.view and len(call.outs) == 1:
-                    room.view(out, call.args[0], names[0])
-                continue
-            name = None if out in self.full else room.in_place(call, k) or room.again(call, k)
-            if name is None:
-                name = self.fresh(re.sub(r"\W", "", out.name) or "v")
-                lead = f"{out.shape[0] // SAMPLE} * " if out.shape[0] > SAMPLE else ""
-                rest = "".join(f", {m}" for m in out.shape[1:]) or ","
-                if self.at_once:
-                    self._stack(name, out, f"{lead}T{rest}", out.size // SAMPLE)
-                    if out in self.full:
-                        self.names[out, ""] = name
-                elif out in self.full:
-                    stack = self.names[out, ""] = self.fresh(name + "s")
-                    self._stack(stack, out, f"{lead}T{rest}", out.size // SAMPLE)
-                    self.block.append(f"{name} = {stack}[{lead}start:{lead}part.stop]")
-                else:
-                    buffer = self.fresh(name + "_all")
-                    self.head.append(f"{buffer} = np.empty(({lead}min(T, {self.block_size}){rest}), {dtype_text(out)})")
-                    self.block.append(f"{name} = {buffer}[:{lead}n]")
-                room.keep(out, name)
-            else:
-                room.keep(out, name, again=True)
-            self.steps_of[out] = name
-            self.block_names.add(name)
-            self.block.append(self._into(call, texts, name))
-
-    def _stack(self, name, value, shape, size):
-        """Room for all steps of a value, of so many entries each: new, or where something lies that is not read any more."""
-        buffer = self.lent.get(value)
-        if buffer is None:
-            self.head.append(f"{name} = np.empty(({shape}), {dtype_text(value)})")
-            self.stacks[name] = name, value.dtype, size
-        else:
-            self.head.append(f"{name} = {buffer.name}.reshape({shape})")
-            self.stacks[name] = buffer.name, value.dtype, size
-
-    def _copied(self, x):
-        """A sequence that is overwritten before it is read for the last time: the steps read a copy."""
-        stacked = self.s.stacked[x]
-        text, name = self.name(stacked), self.fresh(f"{x.name or 'v'}_copy")
-        if self.at_once:
-            self.block.append(f"{name} = {text}.copy()")
-        else:
-            buffer = self.fresh(name + "_all")
-            self.head.append(f"{buffer} = np.empty((min(T, {self.block_size}), {', '.join(map(str, x.shape))}), {dtype_text(x)})")
-            self.block += [f"{name} = {buffer}[:n]", f"{name}[...] = {text}[part]"]
-        self.steps_of[stacked] = name
-        self.block_names.add(name)
-
-    def _tally(self, call, texts):
-        """A sum over time that a block adds to; the first block's product is the sum itself."""
-        (out,) = call.outs
-        total, place = self.name(out), f"({tuple_text(out.shape)}, {dtype_text(out)})"
-        if self.at_once:
-            self.block.append(f"{total} = {self._text(call, texts)}")
-            return
-        if call.op.name == "sum":
-            self.head.append(f"{total} = np.zeros{place}")
-            self.block.append(f"{total} += {spell(call, texts)[0]}")
-            return
-        part = self.fresh(total + "_b")
-        self.head += [f"{total} = (np.empty if T else np.zeros){place}", f"{part} = np.empty{place}"]
-        self.block += [f"np.dot({', '.join(text for text, _ in texts)}, {total} if first else {part})", "if not first:", f"    {total} += {part}"]
 
     # ---- where results are kept -----------------------------------------------------------------------------------
 
@@ -280,7 +153,7 @@ class StepText:
             for part in call.args:
                 size = (part.shape if isinstance(part, Value) else np.shape(part))[axis]
                 index = "..., " if axis == len(out.shape) - 1 else ":, " * axis
-                free = (isinstance(part, Value) and part in made and self._writes(made[part]) and part not in self.owner
+                free = (isinstance(part, Value) and part in made and has_out(made[part]) and part not in self.owner
                         and (part not in self.s.stored or out in self.s.stored) and part not in self.parts and part not in self.joined
                         and sum(a is part for a in call.args) == 1 and part.dtype == out.dtype
                         and (made[part].op.name != "matmul" or math.prod(out.shape[:axis]) == 1))  # `dot` wants a place in one piece
@@ -359,7 +232,7 @@ class StepText:
     def _call(self, call, k):
         if self._view(call):
             return
-        if len(call.outs) > 1 or not self._writes(call):
+        if not has_out(call):
             texts = [self._read(a) for a in call.args]
             names = [self.name(v) if v not in self.s.stored else self.fresh(self.name(v) + "_new") for v in call.outs]
             self.step.append(f"{', '.join(names)} = {self._text(call, texts)}")
@@ -433,35 +306,3 @@ class StepText:
             self.every(name, self.name(lifted), v.shape)
             self.homes[v] = lifted, f
         return True
-
-    def _writes(self, call):
-        """Whether a call can write into a buffer."""
-        return len(call.outs) == 1 and has_out(call)
-
-    def _text(self, call, texts):
-        """A call as an expression; parts of an array are slices of it, sums its method: NumPy's functions take ten times as long."""
-        if call.op.name == "split_" and ours(call.op) and texts[0][1] == ATOM:
-            axis, stops = call.statics["axis"] % len(call.args[0].shape), np.cumsum(call.statics["sizes"]).tolist()
-            lead = "..., " if axis and axis == len(call.args[0].shape) - 1 else ":, " * axis
-            return ", ".join([f"{texts[0][0]}[{lead}{start}:{stop}]" for start, stop in zip([0, *stops], stops)])
-        text = spell(call, texts)[0]
-        return re.sub(r"^np\.sum\((\w+)(?:, |(?=\)))", r"\1.sum(", text) if call.op.name == "sum" else text
-
-    def _into(self, call, texts, out):
-        """A call that writes its result into `out`, the last argument."""
-        names, statics = [text for text, _ in texts], call.statics
-        word = call.op.name
-        if word in ("concatenate", "stack"):
-            return f"np.{word}(({', '.join(names)},), axis={statics['axis']}, out={out})"
-        if word == "clip":
-            return f"np.clip({names[0]}, {statics['min']}, {statics['max']}, {out})"
-        if word == "matmul":
-            ranks = [a.ndim if isinstance(a, np.ndarray) else len(a.shape) for a in call.args]
-            word = "dot" if max(ranks) <= 2 else "matmul"
-        elif word == "power" and isinstance(call.args[1], (int, float)) and call.args[1] == 2:
-            word, names = "square", names[:1]
-        elif not (ours(call.op) and isinstance(getattr(np, word, None), np.ufunc)):
-            return spell(call, texts, out)[0]
-        if word not in self.short:
-            self.short[word] = self.fresh(word)
-        return f"{self.short[word]}({', '.join([*names, f'out={out}' if word in ('maximum', 'minimum') else out])})"

@@ -2,7 +2,7 @@
 
 Knows which calls repeat an earlier one, which results nobody reads, which line may write into the buffer of an earlier one,
 and that the loops in it are written out where they stand. Refuses to know where the program comes from, and how the text of
-a loop is made. Below it: emit, lending, buffers, spelling, program, workspace.
+a loop is made. Below it: emit, writing, lending, buffers, spelling, program, workspace.
 """
 
 import re
@@ -11,14 +11,12 @@ from collections import Counter
 import numpy as np
 
 from .buffers import Room, has_out
-from .emit import TAKEN, Source
+from .emit import Source
 from .lending import Owned
 from .program import Call, Program, Value, frozen
 from .spelling import ours
 from .workspace import LEAST_BYTES
-
-_SPREAD = 1 << 16  # elements up to which a repeated constant is worth its memory: strides of 0 are slow
-
+from .writing import SPREAD, Text
 
 _BOUND = re.compile(r"^ *(?:for )?(\w+(?:, \w+)*),?(?: =| in) ")  # the names that a line gives
 
@@ -36,7 +34,7 @@ def once(calls, same):
         elif not any(isinstance(a, Value) for a in args) and len(call.outs) == 1:
             made = call.op.forward(*args, **call.statics)
             made = np.asarray(made[0] if type(made) is tuple else made)
-            same[call.outs[0]] = made if made.size > _SPREAD else np.ascontiguousarray(made).reshape(made.shape)
+            same[call.outs[0]] = made if made.size > SPREAD else np.ascontiguousarray(made).reshape(made.shape)
         else:
             seen[key] = call.outs
             kept.append(Call(call.op, args, call.statics, call.outs))
@@ -65,7 +63,7 @@ def steady(loop, args):
             same[x] = np.ascontiguousarray(arg[0]).reshape(x.shape)
     if not same:
         return loop, args
-    calls = [_with_numbers(call, same) for call in once(loop.body.calls, same)]
+    calls = [_with_numbers(call) for call in once(loop.body.calls, same)]
     kept = [i for i, v in enumerate(loop.body.inputs) if v not in same]
     body = Program([loop.body.inputs[i] for i in kept], calls, [same.get(v, v) if isinstance(v, Value) else v for v in loop.body.outputs])
     found = type(loop)(body, n, loop.n_xs - (len(args) - len(kept)), loop.n_ys, loop.reverse)
@@ -73,7 +71,7 @@ def steady(loop, args):
     return found, [args[i] for i in kept]
 
 
-def _with_numbers(call, same):
+def _with_numbers(call):
     """The call with a number for an array of equal ones, where nothing but its value counts."""
     if not (call.op.elementwise and ours(call.op) and len(call.outs) == 1):
         return call
@@ -88,15 +86,14 @@ def _with_numbers(call, same):
     return Call(call.op, tuple(map(one, call.args)), call.statics, call.outs)
 
 
-class Straight(Source):
+class Straight(Text):
     """The text of a program as a Python function `run(inputs…) -> outputs…`: one call a line, into a buffer whose value
     nobody reads any more where there is one. A loop that is called once is written out where it is called."""
 
     def __init__(self, program):
-        self.names, self.constants, self.short, self.taken, self.numbers = {}, {}, {}, {*TAKEN}, {}
-        self.body = self.lines = []
+        super().__init__()
         self.calls, self.inputs = [], [self.name(v) for v in program.inputs]
-        self.lasting = {name: name for name in self.inputs}  # text -> name of what nobody writes into: inputs, and what loops make of them once
+        self.lasting.update(zip(self.inputs, self.inputs))
         self._makers = {v: call for call in program.calls for v in call.outs}
         self.lies, self.rooms = {}, {}  # result of a loop -> name of its buffer -> dtype, entries a step, steps
         self.wanted = {a for call in program.calls for a in call.inputs} | {v for v in program.outputs if isinstance(v, Value)}
@@ -143,7 +140,7 @@ class Straight(Source):
         made = Source(fast, {v: inputs[v] for v in (*fast.states, *fast.consts)}, dict(zip(fast.xs, texts[n:m])), T=T, within=self, owned=owned)
         self.put(f"T = {T}")
         start = len(self.lines)
-        self.lines += made.body
+        self.lines += made.lines
         self.calls += made.calls
         for out, text in zip(call.outs, made.results):
             if out in self.wanted:
@@ -203,4 +200,4 @@ class Straight(Source):
     @property
     def text(self):
         """The source."""
-        return "\n".join([f"def run({', '.join(self.inputs)}):", *self.body, f"    return [{', '.join(self.results)}]"]) + "\n"
+        return "\n".join([f"def run({', '.join(self.inputs)}):", *self.lines, f"    return [{', '.join(self.results)}]"]) + "\n"

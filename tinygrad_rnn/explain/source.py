@@ -141,7 +141,7 @@ class Module:
             stacks = {v: t.whole for v, t in names.items() if isinstance(t, Stack)}
             made = Source(fast, {v: t for v, t in names.items() if v not in stacks}, stacks, taken)
             self.made.append(made)
-            self.lines += map(_broken, made.body)
+            self.lines += map(_broken, made.lines)
             self.constants |= made.constants
             self.calls += made.calls
             return made.results
