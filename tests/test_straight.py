@@ -132,3 +132,43 @@ def test_a_view_that_an_earlier_loop_has_made_has_its_name(overwriting):
                                  second_state="delayed", output="state", seed=0)
     arrays, gradient = recipe.arrays(), tg.grad(random_cells.loss(recipe, reverse=True, lengths=(0,)))
     random_cells.assert_same(tg.compiled(gradient)(arrays), gradient(arrays))
+
+
+@pytest.mark.parametrize("state, xs", [(np.array(0.5), (3, 3, 3)), (np.array(0.5), (4, 3, 3)), (np.ones(3) / 2, (3, 1, 3)), (np.ones(3) / 2, (4, 2, 3))])
+def test_a_constant_cotangent_beside_a_state_of_lower_rank(state, xs):
+    xs = np.random.default_rng(0).normal(size=xs)
+    loss = lambda s, xs: tg.sum(tg.scan(lambda s, x: (tg.tanh(s * 1.1), s * x), s, xs)[1])
+    plain = lambda s, xs: tg.sum(tg.scan(lambda s, x: (tg.tanh(s * 1.1), s * x), s, xs, compiled=False)[1])
+    random_cells.assert_same(tg.compiled(tg.grad(loss, (0, 1)))(state, xs), tg.grad(plain, (0, 1))(state, xs))
+
+
+def _gated(G, h, k, xs):
+    def cell(state, x):
+        h = state[0]
+        a, b = tg.split(x @ G, 3, -1), tg.split(h @ G + 0.5, 3, -1)
+        z, r = tg.sigmoid(a[0] + b[0]), tg.sigmoid(a[1] + b[1])
+        new = z * h + (1 - z) * tg.tanh(a[2] + r * b[2])
+        return (new, h), (new, state[1])
+
+    return tg.sum(tg.scan(cell, (h, k), xs)[0][1])
+
+
+def _biased(b, h, xs):
+    return tg.sum(tg.scan(lambda h, x: (tg.tanh(h + x), tg.tanh(h) + b), h, xs)[1])
+
+
+def _shown_twice(W, h, xs):
+    def cell(h, x):
+        h = tg.tanh(h @ W + x)
+        return h, (h[..., 1:], h)
+
+    _, (a, b) = tg.scan(cell, h, xs)
+    return tg.sum(a) + tg.sum(b)
+
+
+@pytest.mark.parametrize("loss, shapes", [(_gated, [(3, 9), (2, 3), (2, 3), (4, 2, 3)]), (_biased, [(3,), (2, 3), (4, 2, 3)]),
+                                          (_shown_twice, [(3, 3), (2, 3), (4, 2, 3)])])
+def test_constant_cotangents_of_every_kind(loss, shapes):
+    rng = np.random.default_rng(0)
+    gradient, args = tg.grad(loss, tuple(range(len(shapes)))), [rng.normal(size=shape) for shape in shapes]
+    random_cells.assert_same(tg.compiled(gradient)(*args), gradient(*args))

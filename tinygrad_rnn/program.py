@@ -26,6 +26,7 @@ SPELLED = frozenset((0, 1, 2, 3, 4, -1, -2, 0.0, 0.5, 1.0, 2.0, -1.0, 0.25, 3.0,
 class Value:
     """One array of a program: an input, or the result of a call."""
 
+    __array_ufunc__ = None  # comparing with an array says no, not which of its entries: lists of outputs hold both
     __slots__ = ("shape", "dtype", "name", "number")
 
     def __init__(self, shape, dtype, name="", number=-1):
@@ -51,17 +52,14 @@ def _one(dtype):
 
 
 class Call:
-    """One op call: `outs = op(*args, **statics)`; an argument is a Value, a Python number or an array that a rule made."""
+    """One op call: `outs = op(*args, **statics)`; an argument is a Value, a Python number or an array that a rule made. `inputs`
+    are the arguments that are Values."""
 
-    __slots__ = ("op", "args", "statics", "outs")
+    __slots__ = ("op", "args", "statics", "outs", "inputs")
 
     def __init__(self, op, args, statics, outs):
         self.op, self.args, self.statics, self.outs = op, args, statics, outs
-
-    @property
-    def inputs(self):
-        """The arguments that are values."""
-        return [arg for arg in self.args if isinstance(arg, Value)]
+        self.inputs = [arg for arg in args if isinstance(arg, Value)]
 
 
 class Program:

@@ -1,7 +1,7 @@
 """What goes where: every call of a loop's body is sorted into once, before, loop or after.
 
 Knows which calls can leave a loop, what they become when their arrays hold all steps (the op's `over_time`, traced),
-and how a sum over time is taken inside a product. Refuses to know how anything is spelled. Below it: program, spelling.
+and how a sum over time is taken inside a product. Refuses to know how anything is spelled. Below it: spelling, program, tensor.
 """
 
 import numpy as np
@@ -29,6 +29,7 @@ class Schedule:
         self.sums = [self._named_sum(v) for v in loop.addends]
 
     def _sort(self):
+        """Find the loop: what is on the way from a state to the next one, and what cannot be lifted; stack what it reads."""
         loop, calls = self.loop, self.loop.body.calls
         varying, carried = {*loop.states, *loop.xs}, set(loop.states)
         for call in calls:
@@ -95,6 +96,7 @@ class Schedule:
 
     @staticmethod
     def adopt(tracer, known, into):
+        """Append what was traced to the list `into`, on the arguments that are `known` for its values."""
         for value, obj in tracer.closed:
             known.setdefault(value, obj._array if isinstance(obj, Tensor) else obj)
         for c in tracer.calls:
@@ -136,6 +138,7 @@ class Schedule:
     # ---- sums over time -----------------------------------------------------------------------------------------
 
     def _named_sum(self, value):
+        """The sum over time of an addend, under the addend's name."""
         made = self._sum(value)
         made.name = made.name or getattr(value, "name", "")
         return made
@@ -151,7 +154,7 @@ class Schedule:
     def _summed(self, value):
         """The value that holds Σ_t value_t; products and sums take the sum over time inside."""
         if not isinstance(value, Value) or value not in self.varying:
-            return self._traced(lambda T, v: v * T, [value], [False], with_steps=True)
+            return self._traced(lambda T, v: np.sum(np.broadcast_to(v, (T, *v.shape)), axis=0), [value], [False], with_steps=True)
         call = self._maker.get(value)
         if call is not None and value not in self.recurrent:
             if call.op.name in ("reshape", "transpose", "negative", "scatter_add") and len(call.args) == 1:
@@ -240,7 +243,7 @@ def _over_time(call, stacked, tensors, readable):
     if readable and op.name == "matmul" and stacked == [True, False] and len(call.args[1].shape) <= 2:
         return op(*tensors)  # NumPy's own rule for stacks of matrices says the same; rows are only faster
     if op.elementwise:
-        rank = max(len(a.shape) for a in call.inputs)
+        rank = max(len(a.shape) if isinstance(a, Value) else np.ndim(a) for a in call.args)
         aligned = [t.reshape((Steps(SAMPLE), *(1,) * (rank - t.ndim + 1), *t.shape[1:])) if flag and t.ndim - 1 < rank else t
                    for t, flag in zip(tensors, stacked)]
         return op(*aligned, **call.statics)

@@ -56,34 +56,31 @@ def shorter(program):
 
 
 def steady(loop, args):
-    """The loop and what goes into it, without those sequences that hold the same at every step: cotangents of a sum, say."""
-    n, m, same = loop.n_states, loop.n_states + loop.n_xs, {}
-    for x, arg in zip(loop.xs, args[n:m]):
-        if isinstance(arg, np.ndarray) and len(arg) and (arg == arg[0]).all() and (np.signbit(arg) == np.signbit(arg[0])).all():
-            same[x] = np.ascontiguousarray(arg[0]).reshape(x.shape)
+    """The loop and what goes into it, where a sequence that holds the same at every step is none: a cotangent of a sum, say,
+    goes in once, and beside another array of its shape it is a number."""
+    n, m, inputs = loop.n_states, loop.n_states + loop.n_xs, loop.body.inputs
+    same = {i for i in range(n, m) if isinstance(args[i], np.ndarray) and len(args[i]) and (args[i] == args[i][0]).all()
+            and (np.signbit(args[i]) == np.signbit(args[i][0])).all()}
     if not same:
         return loop, args
-    calls = [_with_numbers(call) for call in once(loop.body.calls, same)]
-    kept = [i for i, v in enumerate(loop.body.inputs) if v not in same]
-    body = Program([loop.body.inputs[i] for i in kept], calls, [same.get(v, v) if isinstance(v, Value) else v for v in loop.body.outputs])
-    found = type(loop)(body, n, loop.n_xs - (len(args) - len(kept)), loop.n_ys, loop.reverse)
-    found.augmented, found.roots = loop.augmented, loop.roots
-    return found, [args[i] for i in kept]
+    numbers = {inputs[i]: float(args[i].flat[0]) for i in same if args[i].dtype.kind == "f" and args[i].size and np.isfinite(args[i].flat[0])
+               and args[i].tobytes() == args[i].flat[:1].tobytes() * args[i].size}
+    calls = [_with_numbers(call, numbers) for call in loop.body.calls]
+    order = [*(i for i in range(len(inputs)) if i not in same), *sorted(same)]
+    made = type(loop)(Program([inputs[i] for i in order], calls, loop.body.outputs), n, loop.n_xs - len(same), loop.n_ys, loop.reverse)
+    made.augmented, made.roots = loop.augmented, loop.roots
+    return made, [np.ascontiguousarray(args[i][0]).reshape(inputs[i].shape) if i in same else args[i] for i in order]
 
 
-def _with_numbers(call):
-    """The call with a number for an array of equal ones, where nothing but its value counts."""
+def _with_numbers(call, numbers):
+    """The call with a number for each of these values, where nothing but its value counts."""
     if not (call.op.elementwise and ours(call.op) and len(call.outs) == 1):
         return call
     out = call.outs[0]
-    if not any(isinstance(a, Value) and a.shape == out.shape and a.dtype == out.dtype for a in call.args):
+    if not any(a.shape == out.shape and a.dtype == out.dtype and a not in numbers for a in call.inputs):
         return call
-
-    def one(a):
-        alike = isinstance(a, np.ndarray) and a.dtype.kind == "f" and a.dtype == out.dtype and a.size and a.tobytes() == a.flat[:1].tobytes() * a.size
-        return float(a.flat[0]) if alike else a
-
-    return Call(call.op, tuple(map(one, call.args)), call.statics, call.outs)
+    args = [numbers[a] if isinstance(a, Value) and a in numbers and a.dtype == out.dtype else a for a in call.args]
+    return Call(call.op, tuple(args), call.statics, call.outs)
 
 
 class Straight(Text):

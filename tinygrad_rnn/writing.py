@@ -22,7 +22,7 @@ SPREAD = 1 << 16  # elements up to which a constant is worth its memory in every
 class Text:
     """Lines that are being written. Whoever derives from it has the source as `text`, and as `calls` what it calls.
 
-    `names`: (value, suffix) -> name; `taken`: names that are not free; `constants`: name -> array that the text speaks of;
+    `names`: (value, suffix) -> name; `taken`: name that is not free -> the number that makes it one; `constants`: name -> array that the text speaks of;
     `numbers`: (number, dtype) -> name of the constant that holds it; `short`: NumPy's word -> name; `lasting`: text -> name of
     what nobody writes into and every loop may read. A text `within` another shares all but the first with it.
     """
@@ -34,7 +34,7 @@ class Text:
         self.names = {(v, ""): name for v, name in (names or {}).items()}
         self.lines: list[str] = []
         if within is None:
-            self.taken, self.constants, self.numbers, self.short, self.lasting = {*TAKEN, *taken}, {}, {}, {}, {}
+            self.taken, self.constants, self.numbers, self.short, self.lasting = dict.fromkeys((*TAKEN, *taken), 1), {}, {}, {}, {}
         else:
             self.taken, self.constants, self.numbers = within.taken, within.constants, within.numbers
             self.short, self.lasting = within.short, within.lasting
@@ -57,10 +57,11 @@ class Text:
 
     def fresh(self, word):
         """`word`, with a number behind it if it is taken."""
-        if word in self.taken or keyword.iskeyword(word):
-            word = next(f"{word}{i}" for i in range(1, 10**6) if f"{word}{i}" not in self.taken)
-        self.taken.add(word)
-        return word
+        name, i = word, self.taken.get(word, 1)
+        while name in self.taken or keyword.iskeyword(name):
+            name, i = f"{word}{i}", i + 1
+        self.taken[word], self.taken[name] = i, self.taken.get(name, 1)
+        return name
 
     def arg(self, arg):
         """(text, rank) of an argument: a name, a number, or the name of an array that a rule made."""
