@@ -1,9 +1,9 @@
 """compiled: a whole function, a loss with its gradients say, as one piece of NumPy source without graph and Tensors.
 
-Knows how to trace a function of trees, how to write its calls down line by line, and when what is written may serve
-again: at every call your function runs on stand-ins, at less than a microsecond an op, to see that it does what it did. So
-nothing that it closes over goes stale. Refuses to know loops (a scan inside is one call of the loop that `scan` made) and
-rules (`gradients` says which calls a gradient is), and how a program is spelled. Below it: straight, following, program, trees.
+Knows how to trace a function of trees, and when what was written of it may serve again: at every call your function runs on
+stand-ins, at less than a microsecond an op, to see that it does what it did. So nothing that it closes over goes stale.
+Refuses to know rules (a transform says which calls a gradient is), and how calls, and the loops of scans among them, are
+written down (`straight`). Below it: straight, following, walk, program, tensor, trees.
 """
 
 import copy
@@ -29,14 +29,16 @@ def compiled(f) -> Any:
 
     `compiled(value_and_grad(loss))` gives what `value_and_grad(loss)` gives, as plain arrays. It saves what the graph costs: a
     hundred microseconds or two a call, which counts where a step is small. `.source(*args)` is the text that runs for
-    these arguments.
+    these arguments: the whole step, with the loops of its scans written out for their number of steps, forward and backward (a
+    loop that is called in several places is called by name).
 
     f may close over anything, also over what changes from call to call (weights, random masks, numbers), but it must not
     look at values: it runs on stand-ins without values, once a call, and again when it does not do what it did before.
     Where an argument, or something that f closes over, is tracked (by an outer transform, or as a leaf outside `no_grad()`),
     where an argument is empty and where a recorder watches, f itself runs.
 
-    Raises: TraceError for a function that looks at a value (`if loss > 1`, `float(loss)`).
+    Raises: TraceError for a function that looks at a value (`if loss > 1`, `float(loss)`); ArgumentError when `.source` is asked
+    where f itself would run.
 
     Example:
         >>> step = tg.compiled(tg.value_and_grad(lambda w, x: tg.sum(tg.tanh(w * x))))
@@ -56,7 +58,7 @@ def compiled(f) -> Any:
             return given, None, ()
         closed = None if last is None else last.recorded.repeated(given.again(last.structure_of))
         if closed is None:
-            traced = _Traced(f, given)
+            traced = _Traced(given)
             last, closed = texts.get(traced.key), traced.closed()
             if len(texts) >= _MOST_PROGRAMS:
                 known.clear()
@@ -85,7 +87,8 @@ def compiled(f) -> Any:
     def source(*args, **options):
         _, written, _ = found(args, options)
         if written is None:
-            raise ArgumentError(message("compiled(f).source(*args)", "an argument is tracked, or somebody watches: f itself would run", {},
+            raise ArgumentError(message("compiled(f).source(*args)",
+                                        "something is tracked, an argument is empty, or somebody watches: f itself would run", {},
                                         "Ask for the source within no_grad(), and outside of other transforms."))
         return written.run.source
 
@@ -172,7 +175,7 @@ _ARRAY = object()  # stands among the leaves of the arguments for an array
 class _Traced:
     """The calls of one run of the function, its results, and a key that says when two runs are the same."""
 
-    def __init__(self, f, given):
+    def __init__(self, given):
         self.tracer = tracer = Tracer(name_of(given.of), literals_of(given.of))
         inputs = [tracer.input(array) for array in given.arrays]
         self.inputs = [value for value, _ in inputs]
@@ -189,7 +192,8 @@ class _Traced:
 
     def closed(self):
         """What the function closed over, as it was when it was used: a Tensor if it is tracked, else an array."""
-        return [obj if type(obj) is Tensor and obj._node is not None else self.tracer.array(value) for value, obj in self.tracer.closed]
+        return [obj if type(obj) is Tensor and obj._node is not None else self.tracer.array(value)
+                for value, obj in self.tracer.closed]
 
 
 class _Written:

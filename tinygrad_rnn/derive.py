@@ -2,8 +2,7 @@
 
 Knows how to augment a loop with what its derivative will read (the stash), how to derive it, and the op `run_loop`
 through which loops enter the graph, so that derivatives of every order are the same step once more. Refuses to know
-cells and sequences: `scan` makes loops out of them. Below it: loops, quotients, walk, program,
-primitive.
+cells and sequences: `scan` makes loops out of them. Below it: loops, quotients, walk, program, primitive, tensor.
 
 For a body (states, xs, consts) -> (states', ys, addends) the derivative's body is
 
@@ -167,6 +166,7 @@ def _differentiated(loop, active, given, kept=False):
     seeded = frozenset(seed_values)
 
     def finish(loop):
+        """The derivative of the loop, which may have been augmented meanwhile."""
         made, extra = Derivative(), loop.n_states + loop.n_ys - n_outs
         carried = [i for i in range(n_states) if body.inputs[i].dtype.kind == "f"]
         for i in carried:
@@ -183,16 +183,15 @@ def _differentiated(loop, active, given, kept=False):
         xs = [i for i in range(n_states, n_states + n_xs) if active[i] and results.get(i) is not None]
         consts = [i for i in range(n_states + n_xs, len(body.inputs)) if active[i] and results.get(i) is not None]
         made.gives = [*carried, *xs, *consts]
-        constant = {u: closed[u] for u in closed}
 
         def out(i):
             u = results.get(i)
             if u is None:
                 return np.zeros(body.inputs[i].shape, body.inputs[i].dtype)
-            return constant.get(u, u)
+            return closed.get(u, u)
 
         inputs = [seed_values[i] for i in carried] + [seed_values[i] for i in made.arrived] + stacked + fixed + [seed_values[i - extra] for i in made.summed]
-        calls = [Call(c.op, tuple(constant.get(a, a) if isinstance(a, Value) else a for a in c.args), c.statics, c.outs) for c in backward]
+        calls = [Call(c.op, tuple(closed.get(a, a) if isinstance(a, Value) else a for a in c.args), c.statics, c.outs) for c in backward]
         for i in made.gives:
             if isinstance(out(i), Value):
                 out(i).name = out(i).name or (f"d{body.inputs[i].name}" if body.inputs[i].name else "")

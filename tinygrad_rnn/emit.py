@@ -55,6 +55,7 @@ class Source(StepText):
         return not self.alive.isdisjoint(call.outs)
 
     def _live(self):
+        """Find what somebody needs, `alive`, from the results backward."""
         s = self.s
         results = {v for v in (*s.outputs, *s.sums, *(s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value))) if isinstance(v, Value)}
         self.alive = results | {v for c in s.inside for v in c.outs}
@@ -81,6 +82,7 @@ class Source(StepText):
             self._divide(results, False)
 
     def _divide(self, results, products):
+        """The parts of `_part`, with or without products over time among what is made in blocks."""
         s = self.s
         lifted = [c for c in (*s.before, *s.after) if self.live(c) and c not in s.summing]
         made, flows = {v for c in lifted for v in c.outs}, {s.stacked[v] for v in s.stored}
@@ -133,6 +135,7 @@ class Source(StepText):
         return views, tallies
 
     def _write(self, sequences):
+        """Write the parts, and name what goes in and comes out."""
         s, loop = self.s, self.loop
         initial = [self.names.get((v, "")) or self.name(v, "0") for v in loop.states]
         for v in loop.states:

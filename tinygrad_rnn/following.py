@@ -130,6 +130,7 @@ class Follower:
         self._holders = self._counted()
 
     def _make(self, known, closed):
+        """The steps, and stand-ins for the known values; `closed` are the places of what is closed over."""
         self.inputs = [self._stand_in(value) for value in known.inputs]
         places: dict[Value, Any] = dict(zip(known.inputs, map(Same, self.inputs)))
         places.update(zip([value for value, _ in known.closing], closed))
@@ -147,12 +148,14 @@ class Follower:
         self._given = [*self.inputs, *results, *(tensor for y in results if type(y) is tuple for tensor in y)]
 
     def _stand_in(self, value):
+        """A Tensor that looks like the value and takes no memory."""
         tensor = Tensor(value.like_ones())
         tensor._trace = self.mark
         self.own.add(id(tensor._array))
         return tensor
 
     def _counted(self):
+        """How many references there are to what was given out."""
         return sum(map(getrefcount, self._given))
 
     def kept(self):

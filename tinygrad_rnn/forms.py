@@ -1,8 +1,8 @@
 """Values that are linear in what a loop carries, as sums of products: the algebra of their parts.
 
-Knows that v = k0 + u1·k1 + u2·k2 + … stays so when it is added, negated or multiplied with what is not carried, where a factor can
-go instead of a pass of its own (into the weight of a product, into the constant part), and how such a value is made. Refuses to
-know which ops there are in a body. Below it: ops, primitive, program.
+Knows that v = k0 + u1·k1 + u2·k2 + … stays so when it is added, negated or multiplied with what is not carried, where a
+factor can go instead of a pass of its own (into the weight of a product, into the constant part), and how such a value is
+made. Refuses to know which ops there are in a body. Below it: ops, primitive, program.
 """
 
 import math
@@ -27,6 +27,12 @@ class Form:
         return len(self.terms) + (self.const is not None)
 
 
+def key_of(op, args, statics):
+    """What equal calls have in common."""
+    texts = [("v", id(a)) if isinstance(a, Value) else ("a", id(a)) if isinstance(a, np.ndarray) else a for a in args]
+    return op, tuple(texts), tuple([(k, frozen(v)) for k, v in statics.items()])
+
+
 class Forms:
     """The new calls, and for every old value what stands for it: a new value, or a form of which one can be made."""
 
@@ -49,13 +55,13 @@ class Forms:
     # ---- values -------------------------------------------------------------------------------------------------
 
     def is_carried(self, arg):
+        """Whether an argument depends on what the loop carries."""
         return isinstance(arg, Value) and arg in self.carried
 
     def emit(self, op, *args, statics=None, like=None, shape=None):
         """A new call with one result; the result of an equal call that was made before is used again."""
         statics = statics or {}
-        key = op, tuple(("v", id(a)) if isinstance(a, Value) else ("a", id(a)) if isinstance(a, np.ndarray) else a for a in args), tuple(
-            (k, frozen(v)) for k, v in statics.items())
+        key = key_of(op, args, statics)
         found = self.seen.get(key)
         if found is not None:
             return found
@@ -67,6 +73,7 @@ class Forms:
         return out
 
     def append(self, call):
+        """Make a call, and note of its results what is known of its arguments."""
         self.calls.append(call)
         if call.op is registry["sqrt"]:
             self.roots.update(call.outs)
@@ -78,6 +85,7 @@ class Forms:
                 self.consts.add(out)
 
     def out(self, value):
+        """The new value for a result of the body."""
         return self.made(value) if value in self.forms else self.value.get(value, self.same.get(value, value))
 
     def made(self, value):
@@ -137,6 +145,7 @@ class Forms:
         return self.forms.get(arg) or Form(None, [(self.made(arg), None)])
 
     def sum(self, a, b):
+        """The form of the sum of two."""
         terms = list(a.terms)
         for u, k in b.terms:
             i = next((i for i, (w, _) in enumerate(terms) if w is u), None)
@@ -147,6 +156,7 @@ class Forms:
         return Form(b.const if a.const is None else a.const if b.const is None else self.plus(a.const, b.const), terms)
 
     def plus(self, a, b):
+        """The sum of two factors, or of two constant parts."""
         if a is b and isinstance(a, Value):
             return self.emit(multiply, a, 2.0)
         for x, y in ((a, b), (b, a)):
@@ -156,6 +166,7 @@ class Forms:
         return a + b if not isinstance(a, (Value, np.ndarray)) and not isinstance(b, (Value, np.ndarray)) else self.emit(add, a, b)
 
     def times(self, a, b):
+        """The product of two factors; None is 1."""
         if a is None or not isinstance(a, (Value, np.ndarray)) and a == 1:
             return b
         if not isinstance(b, (Value, np.ndarray)) and b == 1:

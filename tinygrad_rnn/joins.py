@@ -27,7 +27,7 @@ def without_joins(body, n_states):
     for call in later:
         found = [(k, whole) for whole in wholes if _joins(call) and (k := _shared(call, whole))]
         readers = [c for c in later if call.outs[0] in c.inputs]
-        if found and call.outs[0] not in body.outputs and all(_reads_pieces(c, call.outs[0]) for c in readers):
+        if found and call.outs[0] not in body.outputs and all(map(_reads_pieces, readers)):
             changed.append((call, *max(found, key=lambda entry: entry[0]), readers))
     for join, k, whole, readers in changed:
         head, tail, made = _pieces(join, k, whole)
@@ -52,7 +52,8 @@ def _shared(call, whole):
     return k if 2 * sum(part.shape[1] for part in call.args[:k]) >= call.outs[0].shape[1] else 0
 
 
-def _reads_pieces(reader, value):
+def _reads_pieces(reader):
+    """Whether a call can read what it reads in two pieces: a product of two matrices, or a sum over rows."""
     if reader.op is matmul:
         a, b = reader.args
         return isinstance(a, Value) and isinstance(b, Value) and len(a.shape) == len(b.shape) == 2 and a is not b

@@ -7,8 +7,8 @@ Knows which calls of a loop's body can leave the loop and how: every call is sor
     loop      on the way from a state to the next one                one NumPy call per step, into a buffer
     after     depends on the state and never returns to it           computed for all T at once
 
-Refuses to know gradients: a backward pass is a loop like any other. Below it: emit, schedule, rewrite, means,
-program.
+Refuses to know gradients: a backward pass is a loop like any other. Below it: emit, schedule, joins, rewrite, means,
+program, tensor.
 
 A loop has three kinds of result: the last states, stacked outputs, and sums over time (weight gradients). A sum of
 products over time is one product over all T·B rows.

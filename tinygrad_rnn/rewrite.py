@@ -9,11 +9,11 @@ the three state. Below it: forms, rows, gates, ops, primitive, program.
 
 import numpy as np
 
-from .forms import Form
+from .forms import Form, key_of
 from .gates import Gates, delicate, widened
 from .ops import matmul
 from .primitive import registry
-from .program import Call, Program, Value, frozen
+from .program import Call, Program, Value
 from .rows import Rows, ones
 
 
@@ -23,10 +23,9 @@ def rewritten(body, carried, consts, shown=(), roots=()):
     return _Rewriter(body, carried, consts, shown, roots).program
 
 
-WIDE = 1 << 12  # elements from which on a pass over an array costs more than a call
-
-
 class _Rewriter(Gates, Rows):
+    """Goes through the calls once; `program` is what came of them."""
+
     def __init__(self, body, carried, consts, shown, roots):
         super().__init__(body, carried, consts, roots)
         self.delicate, self.skip, self.factors = delicate(body, shown), set(), {}
@@ -39,6 +38,7 @@ class _Rewriter(Gates, Rows):
         self.program = Program(body.inputs, self.calls, outputs)
 
     def visit(self, call):
+        """Take over a call: as a form, as what one of the parts makes of it, or as it is."""
         if call in self.skip:
             return
         call = Call(call.op, tuple(self.same.get(a, a) if isinstance(a, Value) else a for a in call.args), call.statics, call.outs)
@@ -69,8 +69,7 @@ class _Rewriter(Gates, Rows):
 
     def plain(self, call):
         """A call on nothing carried stays as it is; a repetition of it disappears."""
-        key = call.op, tuple(("v", id(a)) if isinstance(a, Value) else ("a", id(a)) if isinstance(a, np.ndarray) else a for a in call.args), tuple(
-            (k, frozen(v)) for k, v in call.statics.items())
+        key = key_of(call.op, call.args, call.statics)
         found = self.seen.get(key)
         if found is not None and len(call.outs) == 1:
             self.same[call.outs[0]] = found
@@ -83,6 +82,7 @@ class _Rewriter(Gates, Rows):
         self.append(call)
 
     def form_of(self, call, name):
+        """The form of the result of an op called `name`; None if it has none."""
         (out,) = call.outs
         if out.dtype.kind != "f" or name not in ("add", "subtract", "negative", "multiply", "divide") or any(
                 isinstance(a, Value) and a.dtype != out.dtype for a in call.args):

@@ -198,11 +198,13 @@ class Rows(Forms):
 
     @classmethod
     def sums_rows(cls, call):
+        """Whether a call adds up every row of a matrix, and keeps the axis."""
         x, out = call.args[0], call.outs[0]
         return call.statics["keepdims"] and cls._last_axis(call.statics["axis"], x) and out.dtype == x.dtype and out.dtype.kind == "f"
 
     @staticmethod
     def _last_axis(axis, x):
+        """Whether an axis is the last one of a matrix, and nothing else."""
         axes = axis if isinstance(axis, tuple) else (axis,)
         return len(x.shape) == 2 and len(axes) == 1 and axes[0] is not None and axes[0] % len(x.shape) == len(x.shape) - 1
 

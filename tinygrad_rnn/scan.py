@@ -10,7 +10,7 @@
 with trees of arrays allowed for state, x and y. Knows the options (reverse, lengths, truncate, checkpoint), each
 of which is a small program around the plain meaning, so that any two of them compose and every order of
 derivative is right by construction; and when the loop of an earlier trace may serve again. Refuses to know how a compiled
-loop works (`loops` does). Below it: derive, loops, gradients, following, ops, trees.
+loop works (`loops` does). Below it: derive, loops, gradients, following, program, ops, tensor, trees.
 """
 
 import math

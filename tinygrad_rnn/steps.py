@@ -230,6 +230,7 @@ class StepText(BlockText):
     # ---- the calls of a step --------------------------------------------------------------------------------------
 
     def _call(self, call, k):
+        """Write the k-th call of a step, into the place of its result where it has one."""
         if self._view(call):
             return
         if not has_out(call):
