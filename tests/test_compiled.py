@@ -367,3 +367,30 @@ def test_nothing_of_the_caller_is_kept():
     del w, x
     gc.collect()
     assert [r() for r in refs] == [None, None]
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble])
+def test_numpy_scalars_are_arguments(kind):
+    value, slope = tg.compiled(tg.value_and_grad(lambda a: a * a))(kind(1.5))
+    assert (value, slope) == (2.25, 3.0) and value.dtype == slope.dtype == kind
+
+
+def test_a_mask_may_change_its_count():
+    x, mask = data()[0], np.array([True, False])
+    step, plain = (wrap(tg.value_and_grad(lambda x: tg.var(x[:, mask]) + tg.sum(x[mask]))) for wrap in (tg.compiled, lambda f: f))
+    for mask[:] in ([True, False], [False, True], [True, True]):
+        assert_same(step(x), plain(x))
+
+    def cell(h, x):
+        return h, h[mask] * x
+
+    outputs = [tg.grad(lambda h, c=c: tg.sum(tg.scan(cell, h, np.arange(3.0), compiled=c)[1]))(np.ones(2)) for c in (True, False)]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_a_mask_that_depends_on_what_is_traced_is_an_error():
+    for loss, args in ((lambda x: tg.sum(x[x > 0]), (np.ones(3),)), (lambda x, mask: tg.sum(x[mask]), (np.ones(3), np.array([True, False, True])))):
+        with pytest.raises(tg.errors.TraceError, match=r"x\[mask\]: the shape of the result depends on a mask that is traced\n  x     \(3,\)\n  mask  \(3,\)"):
+            tg.compiled(tg.grad(loss))(*args)
+    with pytest.raises(tg.errors.IndexingError, match="boolean index did not match"):
+        tg.compiled(tg.grad(lambda x: tg.sum(x[np.array([True, False])])))(np.ones(3))

@@ -128,7 +128,7 @@ class _Given:
             if isinstance(leaf, Tensor):
                 self.tracked |= leaf._node is not None
                 arrays.append(leaf._array)
-            elif isinstance(leaf, np.ndarray) or chosen and isinstance(leaf, float):
+            elif isinstance(leaf, np.ndarray) or chosen and isinstance(leaf, (float, np.floating)):
                 arrays.append(np.asarray(leaf))
             else:
                 self.places.append(leaf)

@@ -12,9 +12,9 @@ import math
 import numpy as np
 
 from ..domains import REALS
-from ..errors import DtypeError, message
+from ..errors import DtypeError, TraceError, message
 from ..primitive import composite, primitive
-from ..tensor import Tensor
+from ..tensor import Tensor, mode, traced
 from .shape import axes_of
 
 
@@ -130,7 +130,28 @@ scatter_add.vjp(values=lambda g, where, index: getitem(g, *where, index=index), 
 def _getitem_method(x, index):
     """x[index], as in NumPy."""
     template, arrays = ((index,), ()) if type(index) is int else _parted(index)
+    if arrays and mode.get().tracing and any([a.dtype.kind == "b" and a.ndim for a in arrays]):
+        template, arrays = _parted(_counted(x, template, arrays))
     return getitem(x, *arrays, index=template)
+
+
+def _counted(x, template, arrays):
+    """The index with integers for masks: how many entries a mask picks is fixed where its values are known, and in a trace
+    they must be."""
+    for a in arrays:
+        if a.dtype.kind == "b" and a.ndim and isinstance(a, Tensor) and traced(a):
+            raise TraceError(message("x[mask]", "the shape of the result depends on a mask that is traced", {"x": x.shape, "mask": a.shape},
+                                     "Use where(mask, x, 0), or close over the mask as a plain array."))
+    known = [a._array if isinstance(a, Tensor) and a.dtype.kind == "b" else a for a in arrays]
+    try:
+        np.broadcast_to(False, x.shape)[_filled(template, [np.zeros(a.shape, a.dtype) if isinstance(a, Tensor) else a for a in known])]
+    except IndexError as error:
+        raise getitem.explain(error, (x, *arrays), {"index": template}) from error
+    rest, index = iter(known), []
+    for part in template:
+        a = next(rest) if part is PLACE else None
+        index += [part] if a is None else np.nonzero(a) if a.dtype.kind == "b" and a.ndim else [a]
+    return tuple(index)
 
 
 @composite(method="take")
