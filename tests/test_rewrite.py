@@ -372,3 +372,14 @@ def test_a_sum_that_is_not_kept_is_made_again_for_some_cotangents_too():
     for order in (1, 2, 3):
         vs = [directions(at, k) for k in range(order - 1)]
         assert_same(*(derivative(loss(recipe, compiled=compiled), order, *vs)(at) for compiled in (True, False)), what=f"order {order}")
+
+
+def test_calls_that_differ_in_the_sign_of_zero_or_in_their_dtype_are_two_calls():
+    def cell(h, m):
+        return h * 1.0, (m + True, m + 1, m * 0.0, m * -0.0, h * 0.0, h * -0.0)
+
+    h, m = np.ones(2), np.ones((3, 2), bool)
+    for one, plain in zip(*(tg.scan(cell, h, m, compiled=compiled)[1] for compiled in (True, False))):
+        assert one.dtype == plain.dtype
+        np.testing.assert_array_equal(one, plain)
+        np.testing.assert_array_equal(np.signbit(one), np.signbit(plain))

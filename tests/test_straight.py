@@ -172,3 +172,8 @@ def test_constant_cotangents_of_every_kind(loss, shapes):
     rng = np.random.default_rng(0)
     gradient, args = tg.grad(loss, tuple(range(len(shapes)))), [rng.normal(size=shape) for shape in shapes]
     random_cells.assert_same(tg.compiled(gradient)(*args), gradient(*args))
+
+
+def test_the_sign_of_a_zero_makes_another_call():
+    one, other = tg.compiled(lambda x: (x * 0.0, x * -0.0))(np.ones(2))
+    assert not np.signbit(one).any() and np.signbit(other).all()

@@ -27,10 +27,10 @@ class Form:
         return len(self.terms) + (self.const is not None)
 
 
-def key_of(op, args, statics):
-    """What equal calls have in common."""
-    texts = [("v", id(a)) if isinstance(a, Value) else ("a", id(a)) if isinstance(a, np.ndarray) else a for a in args]
-    return op, tuple(texts), tuple([(k, frozen(v)) for k, v in statics.items()])
+def key_of(op, args, statics, dtype):
+    """What calls with equal results of this dtype have in common: 1 is 1.0 beside an array of floats, 0.0 is never −0.0."""
+    own = [("v", id(a)) if isinstance(a, Value) else ("a", id(a)) if isinstance(a, np.ndarray) else a or repr(a * 1.0) for a in args]
+    return op, tuple(own), tuple([(k, frozen(v)) for k, v in statics.items()]), dtype
 
 
 class Forms:
@@ -61,12 +61,12 @@ class Forms:
     def emit(self, op, *args, statics=None, like=None, shape=None):
         """A new call with one result; the result of an equal call that was made before is used again."""
         statics = statics or {}
-        key = key_of(op, args, statics)
+        kind = like or next(a for a in args if isinstance(a, Value))
+        key = key_of(op, args, statics, kind.dtype)
         found = self.seen.get(key)
         if found is not None:
             return found
         shape = shape if shape is not None else np.broadcast_shapes(*(a.shape for a in args if isinstance(a, (Value, np.ndarray))))
-        kind = like or next(a for a in args if isinstance(a, Value))
         out = Value(shape, kind.dtype)
         self.append(Call(op, args, statics, (out,)))
         self.seen[key] = out

@@ -69,7 +69,7 @@ class _Rewriter(Gates, Rows):
 
     def plain(self, call):
         """A call on nothing carried stays as it is; a repetition of it disappears."""
-        key = key_of(call.op, call.args, call.statics)
+        key = key_of(call.op, call.args, call.statics, call.outs[0].dtype)
         found = self.seen.get(key)
         if found is not None and len(call.outs) == 1:
             self.same[call.outs[0]] = found

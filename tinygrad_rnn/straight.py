@@ -27,8 +27,8 @@ def once(calls, same):
     kept, seen = [], {}
     for call in calls:
         args = tuple([same.get(a, a) if isinstance(a, Value) else a for a in call.args])
-        key = call.op, *[a if isinstance(a, (Value, int, float, bool)) else id(a) for a in args], *map(frozen, call.statics.values())
-        key = key, tuple(map(type, args))
+        own = [a if isinstance(a, Value) else frozen(a) if isinstance(a, (int, float)) else id(a) for a in args]
+        key = call.op, *own, *map(frozen, call.statics.values())
         if key in seen:
             same.update(zip(call.outs, seen[key]))
         elif not any(isinstance(a, Value) for a in args) and len(call.outs) == 1:
