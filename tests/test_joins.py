@@ -73,3 +73,18 @@ def test_the_gru_keeps_one_join_of_its_gates():
         for found, expected in zip(*(tg.trees.flatten(f(cell, arrays))[0] for f in (step, plain))):
             np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
+
+
+def test_a_product_of_two_joins_reads_only_one_of_them_in_pieces():
+    def body(state, p, q, r, W, V, x):
+        a = state[:, :2] * q[:, :2]
+        inside = ops.concatenate([a, state[:, :1], r[:, :1]], axis=-1)
+        one, two = (ops.concatenate([a, part, r[:, :1]], axis=-1) for part in (p[:, :1], q[:, :1]))
+        return inside @ V[:4], one @ two
+
+    program = traced(body)
+    split = joins.without_joins(program, 1)
+    assert split is not program and same(program, split)
+    cell = lambda state, x: body(state, **{name: array for name, array in INPUTS.items() if name != "state"})
+    for compiled, plain in zip(*(tg.scan(cell, INPUTS["state"], None, length=3, compiled=way) for way in (True, False))):
+        np.testing.assert_allclose(compiled, plain, rtol=1e-12)

@@ -23,12 +23,13 @@ def without_joins(body, n_states):
             inside.add(call)
             wanted.update(call.inputs)
     first, later = [c for c in body.calls if c in inside], [c for c in body.calls if c not in inside]
-    wholes, changed = [c for c in first if _joins(c)], []
+    wholes, changed, known = [c for c in first if _joins(c)], [], set()  # `known`: readers of what is changed, of one each
     for call in later:
         found = [(k, whole) for whole in wholes if _joins(call) and (k := _shared(call, whole))]
         readers = [c for c in later if call.outs[0] in c.inputs]
-        if found and call.outs[0] not in body.outputs and all(map(_reads_pieces, readers)):
+        if found and call.outs[0] not in body.outputs and known.isdisjoint(readers) and all(map(_reads_pieces, readers)):
             changed.append((call, *max(found, key=lambda entry: entry[0]), readers))
+            known.update(readers)
     for join, k, whole, readers in changed:
         head, tail, made = _pieces(join, k, whole)
         at = later.index(join)
