@@ -532,3 +532,11 @@ def test_an_output_without_a_batch_axis_cannot_end_row_by_row(compiled):
 def test_options_that_have_no_such_value(option, value):
     text = text_of(DomainError, lambda: tg.scan(elman(at), h0, xs, **{option: value}))
     assert text.startswith(f"scan(cell, state, xs): {option} is not ") and f"\n  {option}" in text and repr(value) in text
+
+
+@pytest.mark.parametrize("exponent", [2, 2.0])
+def test_the_square_of_integers_has_numpys_dtype(exponent):
+    xs = (np.arange(12).reshape(4, 3) * 300).astype(np.int16)
+    ys = [tg.scan(lambda h, x: (h, x ** exponent), np.zeros(3), xs, compiled=compiled)[1] for compiled in (True, False)]
+    assert ys[0].dtype == ys[1].dtype == (xs ** exponent).dtype == (tg.tensor(xs) ** exponent).dtype
+    np.testing.assert_array_equal(*ys)

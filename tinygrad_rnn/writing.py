@@ -122,7 +122,7 @@ class Text:
         if word == "matmul":
             ranks = [a.ndim if isinstance(a, np.ndarray) else len(a.shape) for a in call.args]
             word = "dot" if max(ranks) <= 2 else "matmul"
-        elif word == "power" and isinstance(call.args[1], (int, float)) and call.args[1] == 2:
+        elif word == "power" and type(call.args[1]) in (int, float) and call.args[1] == 2 and call.outs[0].dtype == call.args[0].dtype:
             word, names = "square", names[:1]
         elif not (ours(call.op) and isinstance(getattr(np, word, None), np.ufunc)):
             return spell(call, texts, out)[0]

@@ -121,7 +121,7 @@ def power(a, b, /, *, out=None):
         >>> tg.power(np.array([1.0, 2.0]), 3)
         array([1., 8.])
     """
-    if type(b) in (int, float) and b == 2:
+    if type(b) in (int, float) and b == 2 and (type(b) is int or type(a) is float or isinstance(a, np.ndarray) and a.dtype.kind == "f"):
         return np.square(a, out=out)  # np.power is an order of magnitude slower
     return np.power(a, b, out=out)
 
