@@ -420,6 +420,27 @@ def test_the_cache_is_bounded(monkeypatch):
         assert list(scan._programs) == before
 
 
+def test_a_full_cache_forgets_the_oldest_only(monkeypatch):
+    """The two steps that are compared find the same inner loop."""
+    import sys
+    scan = sys.modules["tinygrad_rnn.scan"]
+    monkeypatch.setattr(scan, "_programs", {})
+    monkeypatch.setattr(scan, "_MOST_PROGRAMS", 3)
+    for n in range(1, 12):
+        for inner in range(1, 4):
+            def cell(h, x, inner=inner):
+                m, _ = tg.scan(lambda q, z: (tg.tanh(q + z), q), h, tg.stack([x] * inner))
+                for _ in range(inner):
+                    m = tg.sin(m)
+                return m, m
+
+            assert_same(tg.scan(cell, np.zeros(n), np.ones((3, n))), tg.scan(cell, np.zeros(n), np.ones((3, n)), compiled=False))
+
+
+def test_an_empty_index_in_a_cell():
+    assert_same(*(tg.scan(lambda h, x: (tg.tanh(h[()] + x), h), np.ones(3), np.ones((2, 3)), compiled=compiled) for compiled in (True, False)))
+
+
 def test_memory_is_flat_over_a_thousand_chunks():
     """A state carried by stop_gradient keeps no history: with gc off, nothing is left behind."""
     weight = tg.tensor(U, requires_grad=True)

@@ -199,7 +199,7 @@ def checked(result, state, structure, t):
 
 # ---- the compiled meaning -----------------------------------------------------------------------------------
 
-_programs = {}  # key of a trace -> Known; emptied when it is full
+_programs = {}  # key of a trace -> Known, the last that was asked for at the end: the others are forgotten first
 _MOST_PROGRAMS = 512
 
 
@@ -228,12 +228,11 @@ def _compiled(cell, state, xs, times):
             closed = known.recorded.repeated(known.again(cell, structure, xs_structure))
         if closed is None:
             traced = Trace(cell, states, structure, leaves, xs_structure, 0, times[0])
-            known, closed = _programs.get(traced.key), [obj for _, obj in traced.tracer.closed]
-            if known is None:
-                known = Known(traced)
-                if len(_programs) >= _MOST_PROGRAMS:
-                    _programs.clear()
-                _programs[traced.key] = known
+            closed = [obj for _, obj in traced.tracer.closed]
+            known = _programs.pop(traced.key, None) or Known(traced)
+            _programs[traced.key] = known
+            while len(_programs) > _MOST_PROGRAMS:
+                _programs.pop(next(iter(list(_programs)), None), None)
             if len(_known) >= _MOST_PROGRAMS:
                 _known.clear()
             _known[shapes] = code, known

@@ -31,7 +31,7 @@ def index_text(index, arrays=()):
             words.append(repr(part))
         else:
             words.append(next(rest))
-    return ", ".join(words) + ("," if len(words) == 1 and words[0] == "..." else "")
+    return ", ".join(words) + ("," if len(words) == 1 and words[0] == "..." else "") or "()"
 
 
 def _tuple(items):
