@@ -143,4 +143,5 @@ class BlockText(Text):
             return
         part = self.fresh(total + "_b")
         self.head += [f"{total} = (np.empty if T else np.zeros){place}", f"{part} = np.empty{place}"]
-        self.block += [f"np.dot({', '.join(text for text, _ in texts)}, {total} if first else {part})", "if not first:", f"    {total} += {part}"]
+        self.block += [f"np.dot({', '.join(text for text, _ in texts)}, {total} if first else {part})",
+                       "if not first:", f"    {total} += {part}"]

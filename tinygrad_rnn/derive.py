@@ -119,7 +119,8 @@ def derived(loop, given):
     if given not in loop.derived:
         finish, seeded = loop.derived["of all"]
         n, extra = loop.n_states + loop.shorter.n_ys, loop.n_ys - loop.shorter.n_ys
-        if True in given[n:n + extra] or not seeded.issubset([*range(loop.n_states), *(i for i, has in enumerate(given[:n] + given[n + extra:]) if has)]):
+        arrived = {i for i, has in enumerate(given[:n] + given[n + extra:]) if has or i < loop.n_states}
+        if True in given[n:n + extra] or not seeded <= arrived:
             finish = _differentiated(loop, loop.derived["active"], given, True)[0]
         loop.derived[given] = finish(loop)
     return loop.derived[given]
@@ -190,14 +191,16 @@ def _differentiated(loop, active, given, kept=False):
                 return np.zeros(body.inputs[i].shape, body.inputs[i].dtype)
             return closed.get(u, u)
 
-        inputs = [seed_values[i] for i in carried] + [seed_values[i] for i in made.arrived] + stacked + fixed + [seed_values[i - extra] for i in made.summed]
+        seeds = [seed_values[i] for i in (*carried, *made.arrived)]
+        inputs = [*seeds, *stacked, *fixed, *(seed_values[i - extra] for i in made.summed)]
         calls = [Call(c.op, tuple(closed.get(a, a) if isinstance(a, Value) else a for a in c.args), c.statics, c.outs) for c in backward]
         for i in made.gives:
             if isinstance(out(i), Value):
                 out(i).name = out(i).name or (f"d{body.inputs[i].name}" if body.inputs[i].name else "")
         for u, v in origin.items():
             u.name = f"{v.name}_before" if v in loop.states and v.name else u.name or v.name
-        made.loop = Loop(Program(inputs, calls, [out(i) for i in made.gives]), len(carried), len(made.arrived) + len(stacked), len(xs), not loop.reverse)
+        backwards = Program(inputs, calls, [out(i) for i in made.gives])
+        made.loop = Loop(backwards, len(carried), len(made.arrived) + len(stacked), len(xs), not loop.reverse)
         made.loop.roots = {call.outs[0] for call in tracer.calls[:start] if call.op is registry["sqrt"]}
         return made
 

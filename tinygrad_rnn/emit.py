@@ -57,7 +57,8 @@ class Source(StepText):
     def _live(self):
         """Find what somebody needs, `alive`, from the results backward."""
         s = self.s
-        results = {v for v in (*s.outputs, *s.sums, *(s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value))) if isinstance(v, Value)}
+        states = [s.stacked.get(v, v) for v in self.loop.next_states if isinstance(v, Value)]
+        results = {v for v in (*s.outputs, *s.sums, *states) if isinstance(v, Value)}
         self.alive = results | {v for c in s.inside for v in c.outs}
         for call in reversed([*s.once, *s.before, *s.inside, *s.after]):
             if call in s.inside or self.live(call):
@@ -107,7 +108,8 @@ class Source(StepText):
             if not flows.issuperset(call.outs) or asked and not (stack and call in blocked):
                 self.whole.insert(0, call)
                 whole.update(call.inputs)
-        self.early, self.late = [c for c in s.before if c in blocked], [c for c in s.after if c in blocked or c in views or c in self.tallies]
+        self.early = [c for c in s.before if c in blocked]
+        self.late = [c for c in s.after if c in blocked or c in views or c in self.tallies]
         self.blocked = [*self.early, *self.late]
         self.full = {v for c in self.blocked for v in c.outs if v in whole and has_out(c)}
         viewed = {c.args[0] for c in s.inside if c.op.view and c.inputs}

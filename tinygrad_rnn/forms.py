@@ -203,7 +203,8 @@ class Forms:
             return self.emit(call.op, *(self.pushed(a, k) for a in call.args), shape=value.shape)
         if call is not None and call.op is matmul and self.takes(call.args[1], value, k):
             return self.emit(matmul, call.args[0], self.times(call.args[1], k), shape=value.shape)
-        if call is not None and call.op is multiply and self.fixed(call.args[1]) and isinstance(call.args[0], Value) and call.args[0].shape == value.shape:
+        if call is not None and call.op is multiply and self.fixed(call.args[1]) and isinstance(
+                call.args[0], Value) and call.args[0].shape == value.shape:
             return self.emit(multiply, call.args[0], self.times(call.args[1], k), shape=value.shape)
         return self.times(value, k)
 

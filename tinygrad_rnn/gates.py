@@ -89,11 +89,12 @@ class Gates(Forms):
         squash = []
         for part in call.outs:
             users = self.consumers.get(part, [])
-            if len(users) != 1 or users[0] is None or users[0].op.name not in ("sigmoid", "tanh") or registry.get(users[0].op.name) is not users[0].op:
+            user = users[0] if len(users) == 1 else None
+            if user is None or user.op.name not in ("sigmoid", "tanh") or registry.get(user.op.name) is not user.op:
                 return False
-            if users[0].op.name == "sigmoid" and users[0].outs[0] in self.delicate:
+            if user.op.name == "sigmoid" and user.outs[0] in self.delicate:
                 return False
-            squash.append(users[0])
+            squash.append(user)
         axis = call.statics["axis"] % len(z.shape)
         if axis != len(z.shape) - 1:
             return False

@@ -74,7 +74,10 @@ class Rows(Forms):
                 parts = [self.thins(q, v.shape) for _, q in self.thin[u].terms]
                 found = found + [r for r in parts[0] if all(r in part for part in parts)]
             common = [r for r in found if common is None or r in common]
-        return Form(None, [(self.formed(Form(None, [self.without(u, k, common[0], v.shape) for u, k in form.terms])), common[0])]) if common else None
+        if not common:
+            return None
+        rest = Form(None, [self.without(u, k, common[0], v.shape) for u, k in form.terms])
+        return Form(None, [(self.formed(rest), common[0])])
 
     def without(self, u, k, r, shape):
         """The term u·k without the factor r, which is in k or in what u repeats along a row."""
@@ -100,8 +103,8 @@ class Rows(Forms):
         a, b = call.args
         if a is v and b is not v:
             return 0 if self.fixed(b) and b.shape[1] < b.shape[0] else None
-        turned = self.turned.get(a)
-        return 1 if turned is not None and turned.args[0] is not v and not self.is_carried(turned.args[0]) and a.shape[0] < v.shape[1] else None
+        rows = self.turned[a].args[0] if a in self.turned else v
+        return 1 if rows is not v and not self.is_carried(rows) and a.shape[0] < v.shape[1] else None
 
     def rows_behind(self, call):
         """(k u) W = k (u W) and Aᵀ (k u) = (k A)ᵀ u for a factor k of the rows of u."""
@@ -167,7 +170,8 @@ class Rows(Forms):
         """The form of weight · Σ x over the last axis: a product with a column. Of what x is a product of, factors that are the
         same along a row are taken out of the sum, and those that never change become the column."""
         call, thin, vector = self.maker.get(x), None, None
-        if self.wide(out, x.size) and call is not None and call.op is multiply and call.args[0].shape == x.shape and not self.is_carried(call.args[1]):
+        if self.wide(out, x.size) and call is not None and call.op is multiply and call.args[0].shape == x.shape and not self.is_carried(
+                call.args[1]):
             number, thins, vectors, rest = self.sorted_factors(call.args[1], x.shape)
             if (thins or vectors) and all(isinstance(k, Value) for k in rest):
                 weight, x, thin, vector, k = weight * number, call.args[0], *map(self.all_of, (thins, vectors, rest))

@@ -41,7 +41,8 @@ class StepText(BlockText):
         self._joins(made)
         self.stacks, self.steps_of = {}, {}
         size = self.block_size
-        inside = SimpleNamespace(op=SimpleNamespace(view=False), outs=(), inputs=[self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs])
+        read = [self.s.stacked.get(a, a) for c in self.s.inside for a in c.inputs]
+        inside = SimpleNamespace(op=SimpleNamespace(view=False), outs=(), inputs=read)  # the steps, as one call between the others
         self.block_names, self.block_room = set(), Room([*self.early, inside, *self.late], self.full)
         self.lent, copied = lent(self, self.owned)
         for x in copied:
@@ -107,7 +108,8 @@ class StepText(BlockText):
             buffer, first, last = self.fresh(word + "s"), *(("T", "0") if reverse else ("0", "T"))
             dots = ", ..." if state.shape == () else ""
             old, new = ("[1:]", "[:-1]") if reverse else ("[:-1]", "[1:]")
-            self.head += [f"{buffer} = np.empty((T + 1{shape}), {dtype_text(state)})", f"{buffer}[{first}] = {start}", f"{word} = {buffer}[{first}{dots}]"]
+            self.head += [f"{buffer} = np.empty((T + 1{shape}), {dtype_text(state)})", f"{buffer}[{first}] = {start}",
+                          f"{word} = {buffer}[{first}{dots}]"]
             self.every(target, buffer + new, state.shape)
             if state in s.stacked:
                 self.names[s.stacked[state], ""] = buffer + old
@@ -255,7 +257,8 @@ class StepText(BlockText):
     def _read(self, arg, into=None):
         """(text, rank) inside the loop of an argument; next to a result of another shape a constant is spread out once."""
         if not isinstance(arg, Value):
-            return (self.scalar(arg, into.dtype), ATOM) if into is not None and isinstance(arg, (int, float)) and not isinstance(arg, bool) else self.arg(arg)
+            number = isinstance(arg, (int, float)) and not isinstance(arg, bool)
+            return (self.scalar(arg, into.dtype), ATOM) if number and into is not None else self.arg(arg)
         if arg in self.where:
             return self.where[arg], ATOM
         s = self.s

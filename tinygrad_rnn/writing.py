@@ -22,9 +22,10 @@ SPREAD = 1 << 16  # elements up to which a constant is worth its memory in every
 class Text:
     """Lines that are being written. Whoever derives from it has the source as `text`, and as `calls` what it calls.
 
-    `names`: (value, suffix) -> name; `taken`: name that is not free -> the number that makes it one; `constants`: name -> array that the text speaks of;
-    `numbers`: (number, dtype) -> name of the constant that holds it; `short`: NumPy's word -> name; `lasting`: text -> name of
-    what nobody writes into and every loop may read. A text `within` another shares all but the first with it.
+    `names`: (value, suffix) -> name; `taken`: name that is not free -> the number with which the search for a free one goes on;
+    `constants`: name -> array that the text speaks of; `numbers`: (number, dtype) -> name of the constant that holds it; `short`:
+    NumPy's word -> name; `lasting`: text -> name of what nobody writes into and every loop may read. A text `within` another
+    shares all but the first with it.
     """
 
     calls: list
