@@ -394,3 +394,14 @@ def test_a_mask_that_depends_on_what_is_traced_is_an_error():
             tg.compiled(tg.grad(loss))(*args)
     with pytest.raises(tg.errors.IndexingError, match="boolean index did not match"):
         tg.compiled(tg.grad(lambda x: tg.sum(x[np.array([True, False])])))(np.ones(3))
+
+
+def test_there_is_no_source_where_the_function_itself_would_run():
+    source = tg.compiled(lambda x: tg.sum(x * x)).source
+    for x in (tg.tensor([1.0], requires_grad=True), np.ones(0)):
+        with pytest.raises(tg.errors.ArgumentError) as error:
+            source(x)
+        assert str(error.value) == (
+            "compiled(f).source(*args): something is tracked, an argument is empty, or somebody watches: f itself would run\n"
+            "Ask within no_grad(), outside of other transforms, with arrays that are not empty.")
+    assert "return" in source(np.ones(1))

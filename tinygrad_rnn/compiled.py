@@ -89,7 +89,7 @@ def compiled(f) -> Any:
         if written is None:
             raise ArgumentError(message("compiled(f).source(*args)",
                                         "something is tracked, an argument is empty, or somebody watches: f itself would run", {},
-                                        "Ask for the source within no_grad(), and outside of other transforms."))
+                                        "Ask within no_grad(), outside of other transforms, with arrays that are not empty."))
         return written.run.source
 
     run.source = source  # type: ignore[attr-defined]
