@@ -177,3 +177,46 @@ def test_constant_cotangents_of_every_kind(loss, shapes):
 def test_the_sign_of_a_zero_makes_another_call():
     one, other = tg.compiled(lambda x: (x * 0.0, x * -0.0))(np.ones(2))
     assert not np.signbit(one).any() and np.signbit(other).all()
+
+
+H, XS, GATES = (np.random.default_rng(1).normal(size=shape) for shape in ((2, 3), (4, 2, 3), (3, 9)))
+
+
+def _a_part_unused(h, x, G):
+    return tg.tanh(h + tg.split(tg.tanh(x @ G), 3, -1)[0]), h
+
+
+def _a_part_of_the_state_unused(h, x, G):
+    first, second, _ = tg.split(tg.tanh(h) @ G, 3, -1)
+    return tg.tanh(first * second + x), h
+
+
+def _a_trace(h, x, G):
+    return tg.tanh(h + x + tg.sum(G)), tg.trace(h.T @ x)
+
+
+def _a_sum_of_all(h, x, G):
+    return tg.tanh(h + tg.sum(x) * tg.sum(G)), h
+
+
+def _rows_of_a_number(h, x, G):
+    spread = tg.broadcast_to(tg.reshape(tg.sum(h), (1, 1)), (3, 3))
+    return tg.tanh(h + tg.sum(spread * x[:, :1].sum(0, keepdims=True)) + tg.sum(spread * G[:, :1])), h
+
+
+def _a_view_of_a_repetition(h, x, G):
+    repeated = tg.broadcast_to(tg.reshape(h * 2.0, (1, 2, 3)), (1, 2, 3))
+    return tg.tanh(tg.reshape(repeated, (2, 3)) + x + tg.sum(G)), h
+
+
+@pytest.mark.parametrize("step", [_a_part_unused, _a_part_of_the_state_unused, _a_trace, _a_sum_of_all, _rows_of_a_number, _a_view_of_a_repetition])
+@pytest.mark.parametrize("wrap", [tg.compiled, lambda f: f], ids=["compiled", "plain"])
+def test_cells_whose_cotangents_are_arrays_or_views_that_repeat(step, wrap):
+    def loss(h, xs, G, compiled=True):
+        """Two scans of one sequence, so that cotangents are added up."""
+        runs = [tg.scan(lambda h, x: step(h, x, G), h * k, xs, compiled=compiled) for k in (1.0, 2.0)]
+        return sum(tg.sum(ys * ys) + tg.sum(last) for last, ys in runs)
+
+    found = wrap(tg.grad(loss, (0, 1, 2)))(H, XS, GATES)
+    random_cells.assert_same(found, tg.grad(lambda *args: loss(*args, compiled=False), (0, 1, 2))(H, XS, GATES))
+    assert all(array.flags.writeable for array in found)

@@ -80,7 +80,7 @@ class BlockText(Text):
                     self.views[text] = names
                 self.steps_of.update(zip(call.outs, names))
                 self.block_names.update(names)
-                if call.op.view and len(call.outs) == 1:
+                if call.op.view and len(call.outs) == 1 and isinstance(call.args[0], Value):
                     room.view(out, call.args[0], names[0])
                 continue
             name = None if out in self.full else room.in_place(call, k) or room.again(call, k)

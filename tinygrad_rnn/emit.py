@@ -3,12 +3,13 @@
 Knows the names of everything and the parts (once, before, the loop in blocks, after), and which calls outside the loop are
 made block by block: what only a block reads stays in the cache. Refuses to know what may leave the loop (`schedule`),
 where results are kept (`steps`, `blocks`) and how the body could make fewer calls (`means`, `rewrite`). Below it: steps,
-schedule, buffers, spelling, program.
+schedule, buffers, spelling, program, primitive.
 """
 
 import numpy as np
 
 from .buffers import Room, has_out
+from .primitive import registry
 from .program import Value
 from .schedule import SAMPLE, Schedule
 from .spelling import ours
@@ -199,8 +200,8 @@ class Source(StepText):
                 room.keep(call.outs[0], self.name(call.outs[0]))
 
     def _stacked_results(self):
-        """The stacked outputs. A view of an input is copied; and, where a person will hold the results as plain arrays, so
-        is what shares memory with another result."""
+        """The stacked outputs. A view of an input is copied, and one that repeats entries; and, where a person will hold the
+        results as plain arrays, so is what shares memory with another result."""
         out, seen, sequences = [], set(), {self.s.stacked[v] for v in self.loop.xs}
         for value, stacked in zip(self.loop.ys, self.s.outputs):
             if not isinstance(value, Value) or value not in self.s.varying:
@@ -209,9 +210,14 @@ class Source(StepText):
                 continue
             base = self._base(stacked)
             memory = self.name(base).split("[")[0]  # the stack of a state holds it before and after every step
-            out.append(self.name(stacked) + ".copy()" * (base in sequences or not self.loop.augmented and memory in seen))
+            out.append(self.name(stacked) + ".copy()" * (base in sequences or not self.loop.augmented and memory in seen or self._repeats(stacked)))
             seen.add(memory)
         return out
+
+    def _repeats(self, stacked):
+        """Whether a stacked value is a view that has entries more than once: nobody could add to it."""
+        call = self._makers.get(stacked)
+        return call is not None and call.op.view and (call.op is registry["broadcast_to"] or self._repeats(call.args[0]))
 
     def _base(self, stacked):
         """The value whose memory a stacked value may be a view of."""

@@ -44,7 +44,7 @@ def _stacks(source, at, makers):
     s, found = source.s, []
     for v in s.stored:
         if v not in source.passing and v not in source.parts and v not in source.owner and (s.stacked[v], "") not in source.names:
-            parts = [part for part, _, _ in source.joined.get(v, ()) if part in makers]
+            parts = [part for part, _, _ in source.joined.get(v, ()) if isinstance(part, Value) and part in makers]
             found.append((v, v.size, min(at[makers[p]] for p in (v, *parts))))
     for call in (*source.early, *source.late):
         out = call.outs[0]

@@ -121,6 +121,10 @@ class Schedule:
                 value, tensor = tracer.input(np.broadcast_to(sample, (SAMPLE, *arg.shape)) if flag else sample)
                 inputs.append((value, arg))
                 tensors.append(tensor)
+            elif isinstance(arg, np.ndarray):  # one that a rule made: what becomes of it may depend on the number of steps
+                value, tensor = tracer.input(arg)
+                inputs.append((value, arg))
+                tensors.append(tensor)
             else:
                 tensors.append(arg)
         with switched(grad=False, recorder=tracer), np.errstate(all="ignore"):

@@ -68,7 +68,7 @@ def steady(loop, args):
     calls = [_with_numbers(call, numbers) for call in loop.body.calls]
     order = [*(i for i in range(len(inputs)) if i not in same), *sorted(same)]
     made = type(loop)(Program([inputs[i] for i in order], calls, loop.body.outputs), n, loop.n_xs - len(same), loop.n_ys, loop.reverse)
-    made.augmented, made.roots = loop.augmented, loop.roots
+    made.augmented, made.roots, made.shorter = loop.augmented, loop.roots, loop.shorter
     return made, [np.ascontiguousarray(args[i][0]).reshape(inputs[i].shape) if i in same else args[i] for i in order]
 
 
