@@ -220,3 +220,21 @@ def test_cells_whose_cotangents_are_arrays_or_views_that_repeat(step, wrap):
     found = wrap(tg.grad(loss, (0, 1, 2)))(H, XS, GATES)
     random_cells.assert_same(found, tg.grad(lambda *args: loss(*args, compiled=False), (0, 1, 2))(H, XS, GATES))
     assert all(array.flags.writeable for array in found)
+
+
+def test_a_result_that_is_a_view_of_what_went_in_is_not_overwritten(overwriting):
+    """The second loop hands on what the first has kept, which the derivative of the first may overwrite."""
+    overwriting(1, 10**6)
+    _, (p, xs) = lstm()
+
+    def loss(p, xs):
+        def gates(h, x):
+            z = tg.tanh(x @ p["W"] + h @ p["U"])
+            return z[:, :3] * z[:, 3:6] + z[:, 6:9] * z[:, 9:], z
+
+        zs = tg.scan(gates, p["h0"], xs)[1]
+        last, views = tg.scan(lambda h, z: (tg.tanh(h + z[:, :3]), tg.reshape(z, (2, 3, 4))), p["c0"], zs)
+        return tg.sum(last * last) + tg.sum(zs), views
+
+    gradient = tg.value_and_grad(loss, has_aux=True)
+    random_cells.assert_same(tg.compiled(gradient)(p, xs), gradient(p, xs))

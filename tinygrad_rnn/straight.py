@@ -139,9 +139,9 @@ class Straight(Text):
         start = len(self.lines)
         self.lines += made.lines
         self.calls += made.calls
-        for out, text in zip(call.outs, made.results):
+        for i, (out, text) in enumerate(zip(call.outs, made.results)):
             if out in self.wanted:
-                text = text.removesuffix(".copy()") if loop.augmented else text
+                text = text.removesuffix(".copy()") if loop.augmented and i < n else text  # nobody writes into a stack of states
                 if text.isidentifier():
                     self.names[out, ""] = text
                 else:
