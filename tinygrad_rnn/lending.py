@@ -54,9 +54,9 @@ def _stacks(source, at, makers):
 
 
 def _aliases(x, s, calls):
-    """The values that are x, or views of it."""
+    """The values that are x, or views of it: stacks, and those of one step that are read from them."""
     found = {x, s.stacked[x]}
     for call in calls:
         if call.op.view and not found.isdisjoint(call.inputs):
             found.update(call.outs)
-    return found
+    return found | {v for v, stacked in s.stacked.items() if stacked in found}
