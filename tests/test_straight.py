@@ -17,6 +17,12 @@ def cell(p, state, x):
     return (h, c), h
 
 
+def gates(p, h, x):
+    """A cell that shows its gates: what its derivative keeps of them is what it returns."""
+    z = tg.tanh(x @ p["W"] + h @ p["U"])
+    return z[:, :3] * z[:, 3:6] + z[:, 6:9] * z[:, 9:], z
+
+
 def lstm(T=6, B=2, H=3, dtype="float64"):
     """(a step that gives the loss and its gradients, its arguments)."""
     rng = np.random.default_rng(0)
@@ -71,11 +77,7 @@ def test_a_wrong_claim_that_nobody_reads_after_a_loop_would_be_seen(overwriting,
     _, (p, xs) = lstm()
 
     def loss(p, xs):
-        def shown(h, x):
-            gates = tg.tanh(x @ p["W"] + h @ p["U"])
-            return gates[:, :3] * gates[:, 3:6] + gates[:, 6:9] * gates[:, 9:], gates
-
-        ys = tg.scan(shown, p["h0"], xs)[1]
+        ys = tg.scan(lambda h, x: gates(p, h, x), p["h0"], xs)[1]
         return tg.sum(ys * ys), ys
 
     gradient = tg.value_and_grad(loss, has_aux=True)
@@ -228,11 +230,7 @@ def test_a_result_that_is_a_view_of_what_went_in_is_not_overwritten(overwriting)
     _, (p, xs) = lstm()
 
     def loss(p, xs):
-        def gates(h, x):
-            z = tg.tanh(x @ p["W"] + h @ p["U"])
-            return z[:, :3] * z[:, 3:6] + z[:, 6:9] * z[:, 9:], z
-
-        zs = tg.scan(gates, p["h0"], xs)[1]
+        zs = tg.scan(lambda h, x: gates(p, h, x), p["h0"], xs)[1]
         last, views = tg.scan(lambda h, z: (tg.tanh(h + z[:, :3]), tg.reshape(z, (2, 3, 4))), p["c0"], zs)
         return tg.sum(last * last) + tg.sum(zs), views
 
@@ -245,17 +243,13 @@ def test_a_part_of_a_sequence_that_a_step_reads_late_is_not_overwritten(overwrit
     overwriting(size, 10**6)
     _, (p, xs) = lstm()
 
-    def gates(h, x):
-        z = tg.tanh(x @ p["W"] + h @ p["U"])
-        return z[:, :3] * z[:, 3:6] + z[:, 6:9] * z[:, 9:], z
-
     def later(h, z):
         _, second, _, _ = tg.split(z, 4, axis=-1)
         w = tg.tanh(h @ p["U"])
         return tg.tanh(w[:, :3] + second), w
 
     def outputs(h):
-        zs = tg.scan(gates, h, xs)[1]
+        zs = tg.scan(lambda h, x: gates(p, h, x), h, xs)[1]
         return tg.scan(later, h, zs)[1]
 
     step = tg.compiled(outputs)

@@ -19,6 +19,8 @@ BLOCK_BYTES = 1 << 19  # of the widest sequence that is computed block by block:
 MOST_BLOCK_BYTES = 1 << 21  # of a block that is made longer so that products of its rows
 LEAST_ROWS = 256  # are of as many as this
 
+ONCE, BEFORE, AFTER = "once", "before the loop: depends on the inputs only", "after the loop"  # titles of the parts outside of it
+
 
 class Source(StepText):
     """The text of a loop as a Python function `run(T, states…, xs…, consts…) -> (states…, ys…, sums…)`.
@@ -153,12 +155,12 @@ class Source(StepText):
                 before.append(call)
             else:
                 late.update(call.outs)
-        self._straight([c for c in s.once if self.live(c)], "once")
-        self._straight(before, "before the loop: depends on the inputs only")
+        self._straight([c for c in s.once if self.live(c)], ONCE)
+        self._straight(before, BEFORE)
         self._loop(initial)
         after = [c for c in s.before if c in self.whole and c not in before]
         after += [c for c in s.after if self.live(c) and (c in s.summing and c not in self.late or c in self.whole and c not in before)]
-        self._straight(after, "after the loop")
+        self._straight(after, AFTER)
         bases = [self._base(v) if isinstance(v, Value) else v for v in s.sums]
         sums = [self.arg(v)[0] + ".copy()" * any(base is other for other in bases[:i]) for i, (v, base) in enumerate(zip(s.sums, bases))]
         self.results = [*self.finals, *self._stacked_results(), *sums]
@@ -182,7 +184,7 @@ class Source(StepText):
             text = self._text(call, texts)
             if call.op.name == "transpose" and call.outs[0] in rows:
                 text = f"np.ascontiguousarray({text})"  # products of many rows with a transposed view take twice as long
-            lasts = title == "once" and len(call.outs) == 1 and all(
+            lasts = title is ONCE and len(call.outs) == 1 and all(
                 type(a) in (int, float) or word in self.constants or word in self.lasting.values() for a, (word, _) in zip(call.args, texts))
             known = self.lasting.get(text) if lasts else None  # an earlier loop has made it, of things that nobody writes into
             if call.op.view and len(call.outs) == 1:
@@ -196,7 +198,7 @@ class Source(StepText):
             self.put(f"{', '.join(self.name(v) for v in call.outs)} = {text}")
             if call.op.view and isinstance(call.args[0], Value):
                 room.view(call.outs[0], call.args[0], self.name(call.outs[0]))
-            elif len(call.outs) == 1 and ours(call.op) and "after" in title:
+            elif len(call.outs) == 1 and ours(call.op) and title is AFTER:
                 room.keep(call.outs[0], self.name(call.outs[0]))
 
     def _stacked_results(self):

@@ -23,18 +23,17 @@ def lent(source, owned):
     at = {call: k for k, call in enumerate(order)}
     makers = {v: call for call in order for v in call.outs}
     later = [c for c in source.whole if c not in source.sooner] + [c for c in s.after if c in s.summing and c not in at]
+    read = {a for c in later for a in c.inputs} | {v for v in (*source.loop.next_states, *s.outputs, *s.sums) if isinstance(v, Value)}
+    aliases = {x: _aliases(x, s, [*source.sooner, *order, *later]) for buffer in owned for x in buffer.sequences}
+    free = [buffer for buffer in owned if all(read.isdisjoint(aliases[x]) for x in buffer.sequences)]
     places, copied = {}, []
     for value, size, first in sorted(_stacks(source, at, makers), key=lambda entry: -entry[1]):
-        for buffer in [b for b in owned if b.size == size and b.dtype == value.dtype and b.name not in [p.name for p in places.values()]]:
-            aliases = {x: _aliases(x, s, [*source.sooner, *order, *later]) for x in buffer.sequences}
-            every = set().union(*aliases.values())
-            if not every.isdisjoint([a for c in later for a in c.inputs]) or any(
-                    v in every for v in (*source.loop.next_states, *s.outputs, *s.sums) if isinstance(v, Value)):
-                continue
-            late = [x for x, own in aliases.items() if any(k >= first and not own.isdisjoint(c.inputs) for c, k in at.items())]
+        for buffer in [b for b in free if b.size == size and b.dtype == value.dtype]:
+            late = [x for x in buffer.sequences if any(k >= first and not aliases[x].isdisjoint(c.inputs) for c, k in at.items())]
             if sum(x.size for x in late) <= size:
                 places[value] = buffer
                 copied += late
+                free.remove(buffer)
                 break
     return places, copied
 

@@ -50,8 +50,7 @@ class Rows(Forms):
         """u·k; what u repeats along rows takes its factors before it is repeated."""
         call = self.maker.get(u)
         if call is not None and call.op is registry["broadcast_to"] and isinstance(k, Value) and (
-                u.shape[-1:] != call.args[0].shape[-1:] == (1,) and call.args[0].shape == (*u.shape[:-1], 1)[-len(call.args[0].shape):]
-                and all(n == 1 for n in u.shape[:len(u.shape) - len(call.args[0].shape)])):
+                u.shape[-1:] != call.args[0].shape[-1:] == (1,) and u.size == u.shape[-1] * call.args[0].size):
             number, thins, vectors, rest = self.sorted_factors(k, u.shape)
             if (number != 1 or thins) and all(isinstance(factor, Value) for factor in rest):
                 thin = self.thin.get(u) or Form(None, [(call.args[0], None)])
